@@ -1,0 +1,231 @@
+"""ParamSpec: the one description of a network's parameters.
+
+It alone knows names, shapes, offsets in the flat vector, and which axes carry permutable units.
+Storage, export, alignment and equivariant layers all read it.
+
+Layout: a weight is stored as PyTorch stores it (``[out, in]`` for dense layers,
+``[out, in, height, width]`` for convolutions), so that the flat vector of a member equals the
+concatenation of its PyTorch ``state_dict``, entry by entry.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from zoogen.errors import ConfigError
+
+Params = dict[str, Array]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of one parameter.
+
+    Attributes:
+        size: number of entries.
+        group: name of the set of units that may be permuted along this axis; ``None`` for axes
+            that are fixed (inputs, outputs, kernel positions).
+        block: consecutive entries that belong to one unit: a dense layer behind a flattened
+            ``channel × height × width`` map has ``block = height * width``.
+    """
+
+    size: int
+    group: str | None = None
+    block: int = 1
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A named tensor: its axes and the place of its entries in the flat vector."""
+
+    name: str
+    axes: tuple[Axis, ...]
+    offset: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(axis.size for axis in self.axes)
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Units that may be permuted together.
+
+    Attributes:
+        name: as it stands in :class:`Axis`.
+        size: number of units.
+        scaling: continuous symmetry that the activation adds: ``positive`` (relu, leaky relu:
+            incoming weights × s, outgoing ÷ s for s > 0), ``sign`` (tanh), or ``none``.
+    """
+
+    name: str
+    size: int
+    scaling: str = "none"
+
+
+@dataclass(frozen=True)
+class ParamSpec:
+    """Names, shapes, offsets and symmetry of a network's parameters.
+
+    Example:
+        >>> spec = ParamSpec.build(
+        ...     {"hidden.weight": (Axis(3, "hidden"), Axis(2)), "hidden.bias": (Axis(3, "hidden"),)}
+        ... )
+        >>> spec.size, spec.groups["hidden"].size
+        (9, 3)
+        >>> vector = np.arange(9.0)
+        >>> swapped = spec.permute(vector, {"hidden": np.array([1, 0, 2])})
+        >>> swapped.tolist()
+        [2.0, 3.0, 0.0, 1.0, 4.0, 5.0, 7.0, 6.0, 8.0]
+    """
+
+    parameters: tuple[Parameter, ...]
+    scalings: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def build(
+        cls, axes: Mapping[str, tuple[Axis, ...]], scalings: Mapping[str, str] | None = None
+    ) -> ParamSpec:
+        """Lay out parameters one behind the other in the order given.
+
+        Args:
+            axes: parameter name → its axes.
+            scalings: group name → continuous symmetry of its activation.
+
+        Raises:
+            ConfigError: if axes that share a group disagree on the number of units.
+        """
+        offset, parameters = 0, []
+        for name, parameter_axes in axes.items():
+            parameter = Parameter(name, tuple(parameter_axes), offset)
+            parameters.append(parameter)
+            offset += parameter.size
+        spec = cls(tuple(parameters), tuple((scalings or {}).items()))
+        _ = spec.groups  # raises on a contradiction now, not at first use
+        return spec
+
+    @cached_property
+    def size(self) -> int:
+        """Length of the flat vector."""
+        return sum(parameter.size for parameter in self.parameters)
+
+    @cached_property
+    def groups(self) -> dict[str, Group]:
+        """Group name → :class:`Group`, in order of first appearance."""
+        scalings, groups = dict(self.scalings), {}
+        for parameter in self.parameters:
+            for axis in parameter.axes:
+                if axis.group is None:
+                    continue
+                units, rest = divmod(axis.size, axis.block)
+                group = groups.setdefault(
+                    axis.group, Group(axis.group, units, scalings.get(axis.group, "none"))
+                )
+                if rest or units != group.size:
+                    raise ConfigError(
+                        f"parameter {parameter.name!r}: axis of size {axis.size} with block "
+                        f"{axis.block} has {axis.size / axis.block:g} units, but group "
+                        f"{axis.group!r} has {group.size}; correct the axis"
+                    )
+        return groups
+
+    def __getitem__(self, name: str) -> Parameter:
+        return self._by_name[name]
+
+    @cached_property
+    def _by_name(self) -> dict[str, Parameter]:
+        return {parameter.name: parameter for parameter in self.parameters}
+
+    def flatten(self, params: Mapping[str, Any]) -> Float[Array, "*m p"]:
+        """Concatenate named tensors (with any leading axes) into flat vectors."""
+        parts = []
+        for parameter in self.parameters:
+            leaf = params[parameter.name]
+            lead = leaf.shape[: leaf.ndim - len(parameter.axes)]
+            parts.append(leaf.reshape(*lead, parameter.size))
+        concatenate = np.concatenate if isinstance(parts[0], np.ndarray) else jnp.concatenate
+        return concatenate(parts, axis=-1)
+
+    def unflatten(self, vector: Any) -> dict[str, Any]:
+        """Cut flat vectors (with any leading axes) into named tensors; inverse of `flatten`."""
+        lead = vector.shape[:-1]
+        return {
+            p.name: vector[..., p.offset : p.offset + p.size].reshape(*lead, *p.shape)
+            for p in self.parameters
+        }
+
+    def permute(self, vector: Any, permutation: Mapping[str, Int[np.ndarray, " units"]]) -> Any:
+        """Reorder units: unit ``i`` of the result is unit ``permutation[group][i]`` of the input.
+
+        The network computes the same function before and after.
+
+        Args:
+            vector: flat weights ``[*m, p]``, NumPy or JAX.
+            permutation: group name → order of its units; groups left out stay as they are.
+        """
+        return vector[..., self._entry_order(permutation)]
+
+    def _entry_order(self, permutation: Mapping[str, Any]) -> Int[np.ndarray, " p"]:
+        unknown = set(permutation) - set(self.groups)
+        if unknown:
+            raise ConfigError(
+                f"permute: no group {sorted(unknown)[0]!r}; this network has {list(self.groups)}"
+            )
+        pieces = []
+        for parameter in self.parameters:
+            entries = np.arange(parameter.size).reshape(parameter.shape) + parameter.offset
+            for position, axis in enumerate(parameter.axes):
+                if axis.group in permutation:
+                    order = _expand_blocks(np.asarray(permutation[axis.group]), axis.block)
+                    entries = np.take(entries, order, axis=position)
+            pieces.append(entries.reshape(-1))
+        return np.concatenate(pieces)
+
+    def random_permutation(self, seed: int) -> dict[str, Int[np.ndarray, " units"]]:
+        """A uniformly random element of the permutation group."""
+        rng = np.random.default_rng(seed)
+        return {name: rng.permutation(group.size) for name, group in self.groups.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data from which :meth:`from_json` rebuilds the spec."""
+        return {
+            "parameters": [
+                {
+                    "name": p.name,
+                    "offset": p.offset,
+                    "shape": list(p.shape),
+                    "axes": [
+                        {"size": a.size, "group": a.group, "block": a.block} for a in p.axes
+                    ],
+                }
+                for p in self.parameters
+            ],
+            "scalings": dict(self.scalings),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ParamSpec:
+        """Rebuild a spec from :meth:`to_json`."""
+        axes = {
+            p["name"]: tuple(Axis(a["size"], a["group"], a["block"]) for a in p["axes"])
+            for p in data["parameters"]
+        }
+        return cls.build(axes, data["scalings"])
+
+
+def _expand_blocks(order: Int[np.ndarray, " units"], block: int) -> Int[np.ndarray, " size"]:
+    """Order of entries from an order of units that own ``block`` consecutive entries each."""
+    return (order[:, None] * block + np.arange(block)).reshape(-1)
+

@@ -116,9 +116,6 @@ class NetworkConfig(Section):
         return self
 
 
-Snapshot = int | Literal["anneal"]
-
-
 class TrainConfig(Section):
     """How members are trained.
 
@@ -195,9 +192,9 @@ class Range(Section):
             raise ValueError(f"from/to: found {min(self.from_, self.to)}, a log axis needs > 0")
         return self
 
-    def values(self, points: int) -> list[float]:
-        """The axis at a resolution, rounded to six significant digits."""
-        steps = [i / (points - 1) if points > 1 else 0.0 for i in range(points)]
+    def values(self) -> list[float]:
+        """The points of the axis, rounded to six significant digits."""
+        steps = [i / (self.points - 1) if self.points > 1 else 0.0 for i in range(self.points)]
         if self.spacing == "log":
             ratio = math.log(self.to / self.from_)
             raw = [self.from_ * math.exp(t * ratio) for t in steps]
@@ -207,6 +204,30 @@ class Range(Section):
 
 
 Values = Annotated[tuple[Scalar, ...], _Tuple]
+
+
+def _check_axis_shape(key: str, axis: Any) -> None:
+    """Say in the config's own words what pydantic would say once per member of a union."""
+    if isinstance(axis, list | tuple):
+        odd = [value for value in axis if not isinstance(value, Scalar)]
+        if not axis:
+            raise ValueError(f"axes.{key!r}: found an empty axis, expected at least one value")
+        if odd:
+            raise ValueError(f"axes.{key!r}: found {odd[0]!r}, allowed numbers, strings, booleans")
+        if len(set(axis)) < len(axis):
+            raise ValueError(f"axes.{key!r}: found a value twice, expected distinct values")
+    elif isinstance(axis, dict):
+        try:
+            Range.model_validate(axis)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise ValueError(f"axes.{key!r}.{where}: {_expectation(dict(first))}") from None
+    elif not isinstance(axis, Range):
+        raise ValueError(
+            f"axes.{key!r}: found {axis!r}, allowed a list of values or a table "
+            "{ from, to, points, spacing }"
+        )
 
 
 class GridConfig(Section):
@@ -224,6 +245,27 @@ class GridConfig(Section):
     temperature: str | None = None
     axes: dict[str, Values | Range] = Field(default_factory=dict)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _axes_are_lists_or_ranges(cls, table: Any) -> Any:
+        axes = table.get("axes", {}) if isinstance(table, dict) else {}
+        for key, axis in axes.items() if isinstance(axes, dict) else ():
+            _check_axis_shape(key, axis)
+        return table
+
+    @model_validator(mode="after")
+    def _load_and_temperature_are_axes(self) -> GridConfig:
+        for role in ("load", "temperature"):
+            key = getattr(self, role)
+            if key is not None and key not in self.axes:
+                raise ValueError(
+                    f"{role}: found {key!r}, allowed the axes of the grid: "
+                    f"{', '.join(self.axes) or 'none given'}{_nearest(key, self.axes)}"
+                )
+        if self.load is not None and self.load == self.temperature:
+            raise ValueError(f"temperature: found {self.load!r}, which is the load already")
+        return self
+
 
 class LandscapeConfig(Section):
     """How members are measured.
@@ -233,7 +275,7 @@ class LandscapeConfig(Section):
         hessian_examples: images of the training probe set on which curvature is taken.
         hessian_probes: Hutchinson probes per snapshot.
         lanczos_steps: Krylov dimension for the top eigenvalue.
-        curve_epochs: passes over the training probe images for each Bézier curve.
+        curve_epochs: passes over the training images for each Bézier curve.
         curve_learning_rate: of the curve's control point (sgd, momentum 0.9).
         curve_weight_decay: of the curve's control point.
         curve_batch_size: images per step of the curve training.
@@ -280,4 +322,257 @@ class Config(Section):
     grid: GridConfig = GridConfig()
     landscape: LandscapeConfig = LandscapeConfig()
     phases: PhasesConfig = PhasesConfig()
-    sizes: dict[Literal["tiny", "small", "full"], float] = Field(default_factory=dict)
+    sizes: dict[Literal["tiny", "small", "full"], Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _axes_are_hyper_parameters(self) -> Config:
+        for key, axis in self.grid.axes.items():
+            if key not in HYPER_PARAMETERS:
+                raise ValueError(
+                    f"grid.axes: found {key!r}, allowed a hyper-parameter of [data], [network] or "
+                    f"[train]{_nearest(key, HYPER_PARAMETERS)}"
+                )
+            for value in _axis_values(key, axis):
+                self._check_axis_value(key, value)
+        return self
+
+    def _check_axis_value(self, key: str, value: Scalar) -> None:
+        section, name = key.split(".")
+        table = getattr(self, section).model_dump(exclude_unset=True) | {name: value}
+        try:
+            type(getattr(self, section)).model_validate(table)
+        except ValidationError as error:
+            text = _expectation(dict(error.errors()[0]))
+            raise ValueError(f"grid.axes.{key!r}: {text}") from None
+
+    def axis_values(self) -> dict[str, tuple[Scalar, ...]]:
+        """Axis → its values, as hyper-parameters of the right type, in the order of the config."""
+        return {key: _axis_values(key, axis) for key, axis in self.grid.axes.items()}
+
+    def at_size(self, size: str) -> Config:
+        """The config at a named size: one number scales the whole zoo.
+
+        The scale multiplies the points of every axis (not below 3; lists are thinned evenly, ends
+        kept, and never grow), the seeds (not below 2) and, when it is below 1, the length of
+        training, its snapshots and ``train_examples``. Scale 1 is the config as written.
+
+        Raises:
+            ConfigError: if the config names no such size.
+        """
+        if size not in self.sizes:
+            raise ConfigError(
+                f"config {self.name!r}: size: found {size!r}, allowed "
+                f"{', '.join(self.sizes) or 'none (the config has no [sizes] table)'}"
+            )
+        scale = self.sizes[size]  # type: ignore[index]
+        axes = {key: _scale_axis(axis, scale) for key, axis in self.grid.axes.items()}
+        seeds = max(min(self.grid.seeds, 2), math.ceil(self.grid.seeds * scale))
+        return self._replace(
+            grid={"axes": axes, "seeds": seeds},
+            train=_scale_training(self.train, min(scale, 1.0)),
+            data={"train_examples": _scale_count(self.data.train_examples, min(scale, 1.0))},
+        )
+
+    def _replace(self, **sections: Mapping[str, Any]) -> Config:
+        changed = {
+            name: getattr(self, name).model_copy(update=dict(update))
+            for name, update in sections.items()
+        }
+        return self.model_copy(update=changed)
+
+    def with_values(self, values: Mapping[str, Scalar]) -> Config:
+        """The config with hyper-parameters (dotted keys) replaced and checked.
+
+        Raises:
+            ConfigError: if the values contradict each other.
+        """
+        table = self.model_dump(by_alias=True, exclude_unset=True)
+        for key, value in values.items():
+            section, name = key.split(".")
+            table.setdefault(section, {})[name] = value
+        table["grid"] = {}
+        return _validate(table, f"config {self.name!r} at {dict(values)}")
+
+    def values(self) -> dict[str, Scalar | None]:
+        """Every hyper-parameter by its dotted key."""
+        return {
+            key: getattr(getattr(self, key.split(".")[0]), key.split(".")[1])
+            for key in HYPER_PARAMETERS
+        }
+
+
+def _scale_count(count: int | None, scale: float) -> int | None:
+    return None if count is None else max(1, math.ceil(count * scale))
+
+
+def _scale_training(train: TrainConfig, scale: float) -> dict[str, Any]:
+    return {
+        "epochs": _scale_count(train.epochs, scale),
+        "steps": _scale_count(train.steps, scale),
+        "snapshots": tuple(sorted({math.ceil(s * scale) for s in train.snapshots})),
+    }
+
+
+def _scale_axis(axis: Values | Range, scale: float) -> Values | Range:
+    if isinstance(axis, Range):
+        points = max(min(axis.points, 3), math.ceil(axis.points * scale))
+        return axis.model_copy(update={"points": points})
+    keep = min(len(axis), max(min(len(axis), 3), math.ceil(len(axis) * scale)))
+    last = len(axis) - 1
+    return tuple(axis[round(i * last / (keep - 1))] for i in range(keep)) if keep > 1 else axis
+
+
+_NOT_AN_AXIS = {
+    "data.source", "data.path", "data.sha256", "data.train_examples", "data.test_examples",
+    "data.test_fraction", "data.probe_examples", "data.seed", "train.snapshots",
+    "train.epochs", "train.steps",
+}  # fmt: skip
+_SECTIONS: dict[str, type[Section]] = {
+    "data": DataConfig, "network": NetworkConfig, "train": TrainConfig,
+}  # fmt: skip
+_FIELDS = {f"{s}.{n}": f for s, model in _SECTIONS.items() for n, f in model.model_fields.items()}
+HYPER_PARAMETERS: tuple[str, ...] = tuple(key for key in _FIELDS if key not in _NOT_AN_AXIS)
+PER_MEMBER_PARAMETERS: tuple[str, ...] = tuple(
+    key for key, field in _FIELDS.items() if field.json_schema_extra == PER_MEMBER
+)
+
+
+def _axis_values(key: str, axis: Values | Range) -> tuple[Scalar, ...]:
+    """Values in the hyper-parameter's own type, so that identities do not depend on spelling."""
+    raw = axis.values() if isinstance(axis, Range) else axis
+    if _accepts(key, float):
+        return tuple(float(v) if isinstance(v, int) else v for v in raw)
+    if isinstance(axis, Range) and _accepts(key, int):
+        return tuple(dict.fromkeys(round(v) for v in raw if isinstance(v, float)))
+    return tuple(raw)
+
+
+def _accepts(key: str, kind: type) -> bool:
+    annotation = _FIELDS[key].annotation
+    return annotation is kind or kind in get_args(annotation)
+
+
+def load_config(
+    path: str | Path, overrides: Sequence[str] = (), size: str | None = None
+) -> Config:
+    """Read a TOML config, apply overrides and a size, and check all of it.
+
+    Args:
+        path: the TOML file.
+        overrides: ``section.key=value`` texts; the value is written as in TOML, quotes optional.
+        size: name of an entry of ``[sizes]``; the config as written when absent.
+
+    Raises:
+        NotFoundError: if there is no such file.
+        ConfigError: with one line per mistake: file, key, found, allowed.
+    """
+    table = _read_toml(Path(path))
+    for override in overrides:
+        _apply_override(table, override)
+    config = _validate(table, str(path))
+    return config if size is None else config.at_size(size)
+
+
+def parse_config(text: str, name: str = "config") -> Config:
+    """A config from canonical JSON, as a zoo stores it."""
+    return _validate(json.loads(text), name)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise NotFoundError(f"{path}: no such config; expected a TOML file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: can't be read as a TOML file: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+
+
+def _apply_override(table: dict[str, Any], override: str) -> None:
+    key, sign, value = override.partition("=")
+    parts = _split_key(key.strip())
+    if not sign or not all(parts):
+        raise ConfigError(f"--set {override!r}: expected section.key=value")
+    *sections, last = parts
+    for section in sections:
+        table = table.setdefault(section, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"--set {override!r}: {section!r} is a value, not a section")
+    table[last] = _toml_value(value.strip())
+
+
+def _split_key(key: str) -> list[str]:
+    """``grid.axes.network.width`` is the axis ``network.width``; quotes work as in TOML."""
+    prefix = "grid.axes."
+    if key.startswith(prefix):
+        return ["grid", "axes", key.removeprefix(prefix).strip("\"'")]
+    return key.split(".")
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _validate(table: Mapping[str, Any], where: str) -> Config:
+    try:
+        return Config.model_validate(table)
+    except ValidationError as error:
+        lines = [f"{where}: {_sentence(dict(e))}" for e in error.errors()]
+        raise ConfigError("\n".join(lines)) from None
+
+
+def _sentence(error: Mapping[str, Any]) -> str:
+    """One mistake: key, found, allowed, and the nearest key for a typo."""
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        allowed = _keys_of(error["loc"][:-1])
+        name = str(error["loc"][-1])
+        return f"{key}: unknown key{_nearest(name, allowed)}; allowed: {', '.join(allowed)}"
+    if error["type"] == "value_error":
+        text = str(error["ctx"]["error"])
+        return f"{key}.{text}" if key else text
+    return f"{key}: {_expectation(error)}"
+
+
+def _expectation(error: Mapping[str, Any]) -> str:
+    if error["type"] == "missing":
+        return "missing, and it has no default"
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    wanted = error["msg"].removeprefix("Input should be ").removeprefix("Input should ")
+    found = error["input"]
+    hint = _nearest(found, re.findall(r"'([^']+)'", wanted)) if isinstance(found, str) else ""
+    return f"found {found!r}, expected {wanted}{hint}"
+
+
+def _keys_of(location: Sequence[Any]) -> list[str]:
+    model: Any = Config
+    for part in location:
+        model = model.model_fields[str(part)].annotation
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _nearest(word: str, choices: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def canonical_json(config: Config) -> str:
+    """The config as JSON with sorted keys and no spaces: equal configs give equal bytes."""
+    return json.dumps(
+        config.model_dump(mode="json", by_alias=True), sort_keys=True, separators=(",", ":")
+    )
+
+
+def config_hash(config: Config) -> str:
+    """Hex sha256 of what decides the content of the zoo: not its sizes, words or local paths."""
+    table = config.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    for key in ("sizes", "description", "name"):
+        table.pop(key, None)
+    table.get("data", {}).pop("path", None)
+    text = json.dumps(table, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

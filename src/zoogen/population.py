@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 Tree = Any
 MemberFunction = Callable[[Tree, Tree], Tree]
@@ -56,9 +56,8 @@ def over_members(fn: MemberFunction, chunk: int | None = None) -> MemberFunction
         >>> double(jnp.arange(3.0), jnp.float32(2)).tolist()
         [0.0, 2.0, 4.0]
     """
-    devices = jax.local_devices()
-    mesh = Mesh(np.array(devices), ("m",))
-    body = partial(_map_on_cpu if devices[0].platform == "cpu" else _map_in_chunks, fn, chunk)
+    mesh = _mesh()
+    body = partial(_map_on_cpu if on_cpu() else _map_in_chunks, fn, chunk)
     members, shared = PartitionSpec("m"), PartitionSpec()
     program = jax.jit(
         jax.shard_map(
@@ -67,12 +66,28 @@ def over_members(fn: MemberFunction, chunk: int | None = None) -> MemberFunction
     )
 
     def run(member: Tree, shared_arrays: Tree) -> Tree:
-        count = _leading(member)
-        padded = jax.tree.map(partial(_pad, by=-count % len(devices)), member)
+        missing = -_leading(member) % mesh.size
+        if missing == 0:
+            return program(member, shared_arrays)
+        padded = jax.tree.map(partial(_pad, by=missing), member)
         result = program(padded, shared_arrays)
-        return jax.tree.map(lambda leaf: leaf[:count], result)
+        return jax.tree.map(lambda leaf: leaf[:-missing], result)
 
     return run
+
+
+def share(tree: Tree) -> Tree:
+    """Place arrays that all members share on every device, once."""
+    return jax.device_put(tree, NamedSharding(_mesh(), PartitionSpec()))
+
+
+def on_cpu() -> bool:
+    """Whether members run on CPU devices."""
+    return jax.local_devices()[0].platform == "cpu"
+
+
+def _mesh() -> Mesh:
+    return Mesh(np.array(jax.local_devices()), ("m",))
 
 
 def _map_on_cpu(fn: MemberFunction, _chunk: int | None, members: Tree, shared: Tree) -> Tree:
@@ -91,4 +106,5 @@ def _leading(tree: Tree) -> int:
 def _pad(leaf: Any, by: int) -> Any:
     if by == 0:
         return leaf
+    leaf = jnp.asarray(leaf)
     return jnp.concatenate([leaf, jnp.repeat(leaf[-1:], by, axis=0)])

@@ -1,0 +1,196 @@
+"""Train one block of members: from initialisation to the end, snapshot by snapshot.
+
+The program is called for short spans of steps, so that progress can be shown and a killed run
+can resume from its last checkpoint. Where spans are cut has no influence on the result.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from zoogen.config import Config
+from zoogen.data import Dataset
+from zoogen.errors import ConfigError
+from zoogen.keys import identity_words
+from zoogen.plan import Cohort, Member
+from zoogen.population import share
+from zoogen.train.program import (
+    MemberInput,
+    MemberState,
+    Recipe,
+    Span,
+    TrainingData,
+    make_program,
+)
+from zoogen.train.resume import Checkpoint
+
+SPAN_SECONDS = 1.0
+CHECKPOINT_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class TrainedBlock:
+    """What training leaves of a block of members.
+
+    Attributes:
+        weights: ``[m, s, p]``, the flat weights at every snapshot.
+        train_loss: ``[m, epoch]``, mean loss of the batches of an epoch as they were met.
+        train_accuracy: ``[m, epoch]``, share of hits in these batches, 0 to 1.
+        diverged_epoch: ``[m]``, epoch in which the loss ceased to be finite, −1 if it did not.
+        stopped_epoch: ``[m]``, epoch after which the loss target was reached, −1 if never.
+    """
+
+    weights: Float[np.ndarray, "m s p"]
+    train_loss: Float[np.ndarray, "m epoch"]
+    train_accuracy: Float[np.ndarray, "m epoch"]
+    diverged_epoch: Int[np.ndarray, " m"]
+    stopped_epoch: Int[np.ndarray, " m"]
+
+
+def recipe_of(config: Config, dataset: Dataset) -> Recipe:
+    """The static description of a cohort's training.
+
+    Raises:
+        ConfigError: if the training set does not fill one batch.
+    """
+    size = dataset.training_size(config.data.fraction)
+    if size < config.train.batch_size:
+        raise ConfigError(
+            f"config {config.name!r}: train.batch_size: found {config.train.batch_size}, but a "
+            f"member sees only {size} training images (data.fraction = {config.data.fraction:g}); "
+            "choose a smaller batch or a larger fraction"
+        )
+    return Recipe(
+        network=config.network,
+        train=config.train,
+        image_shape=tuple(dataset.train.images.shape[1:]),
+        classes=dataset.classes,
+        training_size=size,
+        crop=config.data.crop,
+        flip=config.data.flip,
+        noise_seed=config.data.seed,
+        root=config.seed,
+    )
+
+
+def training_data(dataset: Dataset, recipe: Recipe) -> TrainingData:
+    """The images that members of a recipe see, on every device."""
+    n = recipe.training_size
+    return share(
+        TrainingData(
+            dataset.train.images[:n], dataset.train.labels[:n], dataset.mean, dataset.std
+        )
+    )
+
+
+def member_input(members: Sequence[Member]) -> MemberInput:
+    """Identities and per-member hyper-parameters, stacked."""
+    values = {
+        key: np.array([member.values[key] for member in members], np.float32)
+        for key in members[0].values
+    }
+    return MemberInput(np.stack([identity_words(member.id) for member in members]), values)
+
+
+def train_block(
+    recipe: Recipe,
+    data: TrainingData,
+    members: Sequence[Member],
+    resume_dir: Path | None = None,
+    on_steps: Callable[[int], None] = lambda steps: None,
+) -> TrainedBlock:
+    """Train members of one recipe and return their weights at every snapshot.
+
+    Args:
+        recipe: the static description.
+        data: what :func:`training_data` returned for the recipe.
+        members: those to train; their results do not depend on each other.
+        resume_dir: where to keep checkpoints of a run that takes longer than a minute.
+        on_steps: called with the number of steps that each member has just made.
+    """
+    program, line = make_program(recipe), recipe.timeline
+    given, checkpoint = member_input(members), Checkpoint(resume_dir, CHECKPOINT_SECONDS)
+    progress = checkpoint.restore(
+        _Progress(
+            state=program.start(given, None),
+            snapshots=_empty_snapshots(len(members), recipe),
+            position=np.int64(0),
+        )
+    )
+    on_steps(int(progress.position))
+    cuts = _Cuts(line.steps_per_epoch)
+    for index, stop in enumerate(line.snapshots):
+        while progress.position < stop:
+            target = cuts.next(int(progress.position), stop)
+            span = Span(jnp.int32(progress.position), jnp.int32(target))
+            with cuts.timed():
+                state = program.advance((given, progress.state), (data, span))
+                jax.block_until_ready(state)
+            on_steps(target - int(progress.position))
+            progress = progress._replace(state=state, position=np.int64(target))
+            checkpoint.save_if_due(progress, target)
+        if progress.position == stop:
+            weights = recipe.net.spec.flatten(progress.state.params)
+            progress.snapshots[:, index] = np.asarray(weights)
+    return _finish(recipe, progress)
+
+
+class _Progress(NamedTuple):
+    """All that a resumed block needs."""
+
+    state: MemberState
+    snapshots: Float[np.ndarray, "m s p"]
+    position: np.int64
+
+
+def _empty_snapshots(members: int, recipe: Recipe) -> Float[np.ndarray, "m s p"]:
+    shape = (members, len(recipe.timeline.snapshots), recipe.net.spec.size)
+    return np.full(shape, np.nan, np.float32)
+
+
+def _finish(recipe: Recipe, progress: _Progress) -> TrainedBlock:
+    line, state = recipe.timeline, jax.tree.map(np.asarray, progress.state)
+    steps = np.full(line.n_epochs, line.steps_per_epoch)
+    steps[-1] = line.total_steps - (line.n_epochs - 1) * line.steps_per_epoch
+    begun = state.loss_sum.astype(np.float64)
+    ended = (state.stopped_epoch >= 0) | (state.diverged_epoch >= 0)
+    last = np.where(ended, np.maximum(state.stopped_epoch, state.diverged_epoch), line.n_epochs)
+    never_run = np.arange(line.n_epochs) > last[:, None]
+    images = steps * recipe.train.batch_size
+    return TrainedBlock(
+        weights=progress.snapshots,
+        train_loss=np.where(never_run, np.nan, begun / steps).astype(np.float32),
+        train_accuracy=np.where(never_run, np.nan, state.hits / images).astype(np.float32),
+        diverged_epoch=state.diverged_epoch,
+        stopped_epoch=state.stopped_epoch,
+    )
+
+
+class _Cuts:
+    """Where to cut training into spans of about a second, at epoch boundaries."""
+
+    def __init__(self, steps_per_epoch: int) -> None:
+        self._steps_per_epoch = steps_per_epoch
+        self._epochs = 1
+
+    def next(self, position: int, stop: int) -> int:
+        return min(stop, (position // self._steps_per_epoch + self._epochs) * self._steps_per_epoch)
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Lengthen or shorten the next span by the time that this one takes."""
+        begin = time.perf_counter()
+        yield
+        seconds = max(time.perf_counter() - begin, 1e-3)
+        factor = min(max(SPAN_SECONDS / seconds, 0.25), 8.0)
+        self._epochs = max(1, round(self._epochs * factor))

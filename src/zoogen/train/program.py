@@ -1,0 +1,263 @@
+"""The training program: pure functions of one member, compiled once per cohort.
+
+``advance`` runs a member from one optimiser step to another. All hyper-parameters that need no
+program of their own are arguments, so members that differ in them share the compilation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, UInt32
+
+from zoogen.config import NetworkConfig, TrainConfig
+from zoogen.data import augment, noisy_labels, normalise
+from zoogen.keys import Purpose, key_for
+from zoogen.networks import Network, build_network
+from zoogen.params import Params
+from zoogen.population import MemberFunction, over_members
+from zoogen.train.schedules import Timeline, rate_factor, timeline
+
+NEVER = -1
+
+
+class MemberInput(NamedTuple):
+    """What makes one member different from the others of its cohort.
+
+    Attributes:
+        words: identity from which all its keys are derived.
+        values: its per-member hyper-parameters by dotted key.
+    """
+
+    words: UInt32[Array, "2"]
+    values: Mapping[str, Float[Array, ""]]
+
+
+class MemberState(NamedTuple):
+    """A member in training.
+
+    Attributes:
+        params: its weights; NaN from divergence on.
+        optimizer: state of the update rule.
+        loss_sum: sum of the batch losses per epoch.
+        hits: correctly classified training images per epoch, as they were met.
+        diverged_epoch: epoch in which the loss ceased to be finite; −1 if it did not.
+        stopped_epoch: epoch after which the loss target was reached; −1 if it was not.
+    """
+
+    params: Params
+    optimizer: optax.OptState
+    loss_sum: Float[Array, " epoch"]
+    hits: Int[Array, " epoch"]
+    diverged_epoch: Int[Array, ""]
+    stopped_epoch: Int[Array, ""]
+
+
+class TrainingData(NamedTuple):
+    """What all members of a cohort share.
+
+    Attributes:
+        images: training images, raw.
+        labels: clean labels.
+        mean, std: per channel.
+    """
+
+    images: Array
+    labels: Int[Array, " n"]
+    mean: Float[Array, " c"]
+    std: Float[Array, " c"]
+
+
+class Span(NamedTuple):
+    """Optimiser steps to run: from ``start`` up to but not including ``stop``."""
+
+    start: Int[Array, ""]
+    stop: Int[Array, ""]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything static about a cohort's training; equal recipes share one compilation."""
+
+    network: NetworkConfig
+    train: TrainConfig
+    image_shape: tuple[int, int, int]
+    classes: int
+    training_size: int
+    crop: int
+    flip: bool
+    noise_seed: int
+    root: int
+
+    @property
+    def net(self) -> Network:
+        return build_network(self.network, self.image_shape, self.classes)
+
+    @property
+    def timeline(self) -> Timeline:
+        return timeline(self.train, self.training_size)
+
+
+class Program(NamedTuple):
+    """The compiled functions of a recipe, over members.
+
+    Attributes:
+        start: ``(MemberInput, None) → MemberState``.
+        advance: ``((MemberInput, MemberState), (TrainingData, Span)) → MemberState``.
+    """
+
+    start: MemberFunction
+    advance: MemberFunction
+
+
+@lru_cache(maxsize=64)
+def make_program(recipe: Recipe) -> Program:
+    """The program of a recipe; recipes that differ in initialisation share ``advance``."""
+    network = recipe.network.model_copy(update={"init": "he_normal", "init_scale": 1.0})
+    return Program(
+        over_members(partial(start_member, recipe)), _advance(replace(recipe, network=network))
+    )
+
+
+@lru_cache(maxsize=64)
+def _advance(recipe: Recipe) -> MemberFunction:
+    return over_members(partial(advance_member, recipe))
+
+
+def start_member(recipe: Recipe, member: MemberInput, _shared: None) -> MemberState:
+    """A member at initialisation."""
+    key = key_for(recipe.root, member.words, Purpose.INIT)
+    params = recipe.net.init(key, member.values["network.init_scale"])
+    epochs = recipe.timeline.n_epochs
+    return MemberState(
+        params=params,
+        optimizer=_optimizer(recipe.train, member, 0.0).init(params),
+        loss_sum=jnp.zeros(epochs, jnp.float32),
+        hits=jnp.zeros(epochs, jnp.int32),
+        diverged_epoch=jnp.int32(NEVER),
+        stopped_epoch=jnp.int32(NEVER),
+    )
+
+
+def advance_member(
+    recipe: Recipe, member: tuple[MemberInput, MemberState], shared: tuple[TrainingData, Span]
+) -> MemberState:
+    """A member after the steps of a span; one that diverged or stopped stays as it is."""
+    (given, state), (data, span) = member, shared
+    per_epoch = recipe.timeline.steps_per_epoch
+    labels = noisy_labels(
+        data.labels, given.values["data.label_noise"], recipe.classes, recipe.noise_seed
+    )
+    run = partial(_run_epoch, recipe, given, data._replace(labels=labels), span)
+
+    def epoch_if_training(epoch: Int[Array, ""], state: MemberState) -> MemberState:
+        training = (state.diverged_epoch == NEVER) & (state.stopped_epoch == NEVER)
+        return jax.lax.cond(training, run, lambda _, state: state, epoch, state)
+
+    last = (span.stop + per_epoch - 1) // per_epoch
+    return jax.lax.fori_loop(span.start // per_epoch, last, epoch_if_training, state)
+
+
+def _run_epoch(
+    recipe: Recipe,
+    member: MemberInput,
+    data: TrainingData,
+    span: Span,
+    epoch: Int[Array, ""],
+    state: MemberState,
+) -> MemberState:
+    """The part of an epoch that lies in the span; its order depends on member and epoch only."""
+    per_epoch = recipe.timeline.steps_per_epoch
+    order_key = key_for(recipe.root, member.words, Purpose.ORDER)
+    order = jax.random.permutation(
+        jax.random.fold_in(order_key, epoch), jnp.arange(recipe.training_size, dtype=jnp.int32)
+    )
+    begin = epoch * per_epoch
+
+    def step(i: Int[Array, ""], carry: Any) -> Any:
+        params, optimizer, loss_sum, hits = carry
+        images, labels = _batch(recipe, member, data, order, i, begin + i)
+        (loss, correct), gradient = jax.value_and_grad(_loss, argnums=1, has_aux=True)(
+            recipe.net, params, images, labels
+        )
+        factor = rate_factor(recipe.train, recipe.timeline, begin + i)
+        updates, optimizer = _optimizer(recipe.train, member, factor).update(
+            gradient, optimizer, params
+        )
+        return optax.apply_updates(params, updates), optimizer, loss_sum + loss, hits + correct
+
+    low = jnp.maximum(span.start - begin, 0)
+    high = jnp.minimum(span.stop - begin, per_epoch)
+    carry = (state.params, state.optimizer, jnp.float32(0), jnp.int32(0))
+    params, optimizer, loss_sum, hits = jax.lax.fori_loop(low, high, step, carry)
+    state = state._replace(
+        params=params,
+        optimizer=optimizer,
+        loss_sum=state.loss_sum.at[epoch].add(loss_sum),
+        hits=state.hits.at[epoch].add(hits),
+    )
+    return _end_epoch(recipe, epoch, high == per_epoch, state)
+
+
+def _batch(
+    recipe: Recipe,
+    member: MemberInput,
+    data: TrainingData,
+    order: Int[Array, " n"],
+    i: Int[Array, ""],
+    step: Int[Array, ""],
+) -> tuple[Float[Array, "b c h w"], Int[Array, " b"]]:
+    size = recipe.train.batch_size
+    index = jax.lax.dynamic_slice_in_dim(order, i * size, size)
+    images = normalise(data.images[index], data.mean, data.std)
+    if recipe.crop or recipe.flip:
+        key = jax.random.fold_in(key_for(recipe.root, member.words, Purpose.AUGMENT), step)
+        images = augment(key, images, recipe.crop, recipe.flip)
+    return images, data.labels[index]
+
+
+def _loss(
+    network: Network, params: Params, images: Float[Array, "b c h w"], labels: Int[Array, " b"]
+) -> tuple[Float[Array, ""], Int[Array, ""]]:
+    """Mean cross-entropy and number of hits."""
+    logits = network.apply(params, images)
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    hits = jnp.sum(jnp.argmax(logits, axis=-1).astype(labels.dtype) == labels, dtype=jnp.int32)
+    return loss, hits
+
+
+def _end_epoch(
+    recipe: Recipe, epoch: Int[Array, ""], complete: Array, state: MemberState
+) -> MemberState:
+    """Flag divergence and a reached target; a diverged member's weights become NaN."""
+    diverged = ~jnp.isfinite(state.loss_sum[epoch])
+    target = recipe.train.stop_at_train_loss or 0.0
+    reached = complete & (state.loss_sum[epoch] <= target * recipe.timeline.steps_per_epoch)
+    return state._replace(
+        params=jax.tree.map(lambda leaf: jnp.where(diverged, jnp.nan, leaf), state.params),
+        diverged_epoch=jnp.where(diverged, epoch, NEVER).astype(jnp.int32),
+        stopped_epoch=jnp.where(reached & ~diverged, epoch, NEVER).astype(jnp.int32),
+    )
+
+
+def _optimizer(
+    config: TrainConfig, member: MemberInput, factor: float | Float[Array, ""]
+) -> optax.GradientTransformation:
+    """The update rule at one step, with this member's rate, momentum and weight decay."""
+    rate = member.values["train.learning_rate"] * factor
+    momentum = member.values["train.momentum"]
+    decay = member.values["train.weight_decay"]
+    if config.optimizer == "adamw":
+        return optax.adamw(rate, b1=momentum, weight_decay=decay)
+    rule = (
+        optax.sgd(rate, momentum, config.nesterov)
+        if config.optimizer == "sgd"
+        else optax.adam(rate, b1=momentum)
+    )
+    return optax.chain(optax.add_decayed_weights(decay), rule)

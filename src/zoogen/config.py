@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from zoogen.errors import ConfigError, NotFoundError
 
-PER_MEMBER = {"per_member": True}
+PER_MEMBER: dict[str, Any] = {"per_member": True}
 
 Scalar = bool | int | float | str
 _Tuple = Field(strict=False)  # TOML arrays arrive as lists
@@ -322,7 +322,9 @@ class Config(Section):
     grid: GridConfig = GridConfig()
     landscape: LandscapeConfig = LandscapeConfig()
     phases: PhasesConfig = PhasesConfig()
-    sizes: dict[Literal["tiny", "small", "full"], Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    sizes: dict[Literal["tiny", "small", "full"], Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict
+    )
 
     @model_validator(mode="after")
     def _axes_are_hyper_parameters(self) -> Config:
@@ -364,7 +366,7 @@ class Config(Section):
                 f"config {self.name!r}: size: found {size!r}, allowed "
                 f"{', '.join(self.sizes) or 'none (the config has no [sizes] table)'}"
             )
-        scale = self.sizes[size]  # type: ignore[index]
+        scale = self.sizes[size]
         axes = {key: _scale_axis(axis, scale) for key, axis in self.grid.axes.items()}
         seeds = max(min(self.grid.seeds, 2), math.ceil(self.grid.seeds * scale))
         return self._replace(
@@ -452,9 +454,7 @@ def _accepts(key: str, kind: type) -> bool:
     return annotation is kind or kind in get_args(annotation)
 
 
-def load_config(
-    path: str | Path, overrides: Sequence[str] = (), size: str | None = None
-) -> Config:
+def load_config(path: str | Path, overrides: Sequence[str] = (), size: str | None = None) -> Config:
     """Read a TOML config, apply overrides and a size, and check all of it.
 
     Args:

@@ -35,4 +35,6 @@ def identity_words(identity: str) -> UInt32[np.ndarray, "2"]:
 def key_for(root: int, words: UInt32[Array, "2"], purpose: Purpose) -> Array:
     """The key of one member (or pair) for one purpose; traceable in ``words``."""
     key = jax.random.key(root)
-    return jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(key, words[0]), words[1]), purpose)
+    return jax.random.fold_in(
+        jax.random.fold_in(jax.random.fold_in(key, words[0]), words[1]), purpose
+    )

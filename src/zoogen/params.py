@@ -18,7 +18,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from zoogen.errors import ConfigError
 
@@ -124,7 +124,8 @@ class ParamSpec:
     @cached_property
     def groups(self) -> dict[str, Group]:
         """Group name → :class:`Group`, in order of first appearance."""
-        scalings, groups = dict(self.scalings), {}
+        scalings = dict(self.scalings)
+        groups: dict[str, Group] = {}
         for parameter in self.parameters:
             for axis in parameter.axes:
                 if axis.group is None:
@@ -148,8 +149,8 @@ class ParamSpec:
     def _by_name(self) -> dict[str, Parameter]:
         return {parameter.name: parameter for parameter in self.parameters}
 
-    def flatten(self, params: Mapping[str, Any]) -> Float[Array, "*m p"]:
-        """Concatenate named tensors (with any leading axes) into flat vectors."""
+    def flatten(self, params: Mapping[str, Any]) -> Any:
+        """Concatenate named tensors (with any leading axes) into flat vectors ``[*m, p]``."""
         parts = []
         for parameter in self.parameters:
             leaf = params[parameter.name]
@@ -187,7 +188,7 @@ class ParamSpec:
         for parameter in self.parameters:
             entries = np.arange(parameter.size).reshape(parameter.shape) + parameter.offset
             for position, axis in enumerate(parameter.axes):
-                if axis.group in permutation:
+                if axis.group is not None and axis.group in permutation:
                     order = _expand_blocks(np.asarray(permutation[axis.group]), axis.block)
                     entries = np.take(entries, order, axis=position)
             pieces.append(entries.reshape(-1))
@@ -206,9 +207,7 @@ class ParamSpec:
                     "name": p.name,
                     "offset": p.offset,
                     "shape": list(p.shape),
-                    "axes": [
-                        {"size": a.size, "group": a.group, "block": a.block} for a in p.axes
-                    ],
+                    "axes": [{"size": a.size, "group": a.group, "block": a.block} for a in p.axes],
                 }
                 for p in self.parameters
             ],
@@ -228,4 +227,3 @@ class ParamSpec:
 def _expand_blocks(order: Int[np.ndarray, " units"], block: int) -> Int[np.ndarray, " size"]:
     """Order of entries from an order of units that own ``block`` consecutive entries each."""
     return (order[:, None] * block + np.arange(block)).reshape(-1)
-

@@ -31,9 +31,15 @@ def use_all_cores() -> None:
     where the backend is already initialised, or on accelerators.
     """
     chosen = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if chosen or jax.config.jax_num_cpu_devices > 0 or _backend_started():
+    if chosen or jax.config.values["jax_num_cpu_devices"] > 0 or _backend_started():
         return
-    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    jax.config.update("jax_num_cpu_devices", _usable_cores())
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _backend_started() -> bool:

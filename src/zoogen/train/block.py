@@ -21,8 +21,8 @@ from jaxtyping import Float, Int
 from zoogen.config import Config
 from zoogen.data import Dataset
 from zoogen.errors import ConfigError
+from zoogen.grid import Member
 from zoogen.keys import identity_words
-from zoogen.plan import Cohort, Member
 from zoogen.population import share
 from zoogen.train.program import (
     MemberInput,
@@ -86,20 +86,18 @@ def recipe_of(config: Config, dataset: Dataset) -> Recipe:
 def training_data(dataset: Dataset, recipe: Recipe) -> TrainingData:
     """The images that members of a recipe see, on every device."""
     n = recipe.training_size
-    return share(
-        TrainingData(
-            dataset.train.images[:n], dataset.train.labels[:n], dataset.mean, dataset.std
-        )
-    )
+    images, labels = dataset.train.images[:n], dataset.train.labels[:n]
+    return share(TrainingData(*map(jnp.asarray, (images, labels, dataset.mean, dataset.std))))
 
 
 def member_input(members: Sequence[Member]) -> MemberInput:
     """Identities and per-member hyper-parameters, stacked."""
     values = {
-        key: np.array([member.values[key] for member in members], np.float32)
+        key: jnp.array([member.values[key] for member in members], jnp.float32)
         for key in members[0].values
     }
-    return MemberInput(np.stack([identity_words(member.id) for member in members]), values)
+    words = np.stack([identity_words(member.id) for member in members])
+    return MemberInput(jnp.asarray(words), values)
 
 
 def train_block(

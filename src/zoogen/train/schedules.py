@@ -56,9 +56,7 @@ def timeline(config: TrainConfig, training_size: int) -> Timeline:
     return Timeline(per_epoch, total, anneal, dict(sorted(named.items())))
 
 
-def rate_factor(
-    config: TrainConfig, line: Timeline, step: Int[Array, ""]
-) -> Float[Array, ""]:
+def rate_factor(config: TrainConfig, line: Timeline, step: Int[Array, ""]) -> Float[Array, ""]:
     """The schedule at a step, as a factor on the peak learning rate."""
     if config.schedule == "constant":
         return jnp.float32(1.0)

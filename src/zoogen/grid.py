@@ -103,12 +103,20 @@ class Plan:
                 f"config {self.config.name!r}: the grid has {self.n_members:,} members, more than "
                 f"the limit of {MEMBER_LIMIT:,}; take values off an axis or lower grid.seeds"
             )
-        return tuple(self.iterate_cohorts())
+        return tuple(self._cohort(config) for config in self.iterate_static())
 
-    def iterate_cohorts(self) -> Iterator[Cohort]:
-        """Cohorts one after another, without holding all of them."""
+    def iterate_static(self) -> Iterator[Config]:
+        """The config of one cohort after another, without their members."""
         for values in _cross(self.static_axes):
-            yield self._cohort(self.config.with_values(values))
+            yield self.config.with_values(values)
+
+    def cohort_id(self, config: Config) -> str:
+        """Twelve hex digits that stand for the static hyper-parameters of a config."""
+        identity = _identity(config)
+        for key in PER_MEMBER_PARAMETERS:
+            section, name = key.split(".")
+            identity[section].pop(name, None)
+        return _digest(identity)
 
     def _cohort(self, config: Config) -> Cohort:
         members = [
@@ -116,11 +124,7 @@ class Plan:
             for values in _cross(self.member_axes)
             for seed in range(self.config.grid.seeds)
         ]
-        identity = _identity(config)
-        for key in PER_MEMBER_PARAMETERS:
-            section, name = key.split(".")
-            identity.get(section, {}).pop(name, None)
-        return Cohort(_digest(identity), config, tuple(members))
+        return Cohort(self.cohort_id(config), config, tuple(members))
 
 
 def expand(config: Config) -> Plan:

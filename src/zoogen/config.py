@@ -573,6 +573,6 @@ def config_hash(config: Config) -> str:
     table = config.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     for key in ("sizes", "description", "name"):
         table.pop(key, None)
-    table.get("data", {}).pop("path", None)
+    table["data"] = {k: v for k, v in table.get("data", {}).items() if k != "path"}
     text = json.dumps(table, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,7 +1,7 @@
 """Report: a zoo as phase diagrams (PNG, SVG) and a datacard (Markdown) that need no code to read.
 
-Both are drawn from :class:`ReportData`, plain tables and texts; :func:`report` fills it from a
-zoo. The same zoo gives the same bytes.
+Both are drawn from :class:`ReportData`, plain tables and texts; :func:`write_report` fills it from
+a zoo. The same zoo gives the same bytes.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,12 +17,16 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Shaped
 
-from zoogen.errors import ConfigError, StorageError
+from zoogen.config import Config
+from zoogen.errors import ConfigError, DataUnavailableError, NotFoundError, StorageError
+from zoogen.landscape import METRICS
 from zoogen.phases import PHASES, tally
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from zoogen.zoo import Zoo
 
 Role = Literal["load", "temperature"]
 
@@ -66,12 +71,12 @@ class Panel:
 
 
 PANELS = (
-    Panel("train_loss", "Train loss", "nats", "magnitude"),
+    Panel("train_loss", "Train loss", "nats, log scale", "magnitude"),
     Panel("train_accuracy", "Train accuracy", "%", "percent"),
     Panel("test_accuracy", "Test accuracy", "%", "percent"),
     Panel("generalisation_gap", "Generalisation gap", "points of accuracy", "percent"),
     Panel("hessian_trace", "Hessian trace", "|trace|, log scale", "magnitude"),
-    Panel("hessian_top_eigenvalue", "Top Hessian eigenvalue", "|λ|, log scale", "magnitude"),
+    Panel("hessian_top", "Top Hessian eigenvalue", "|λ|, log scale", "magnitude"),
     Panel("mode_connectivity", "Mode connectivity", "points of train error", "centred"),
     Panel("cka", "CKA of logits", "similarity, 0 to 1"),
     Panel("weight_norm", "Weight norm", "ℓ2 norm"),
@@ -193,11 +198,11 @@ class ReportData:
     location: str = "ZOO"
 
 
-def report(zoo: Any, out: Path | str) -> list[Path]:
+def write_report(zoo: Zoo, out: Path | str) -> list[Path]:
     """Write phase diagrams and datacard of a zoo.
 
     Args:
-        zoo: an open zoo.
+        zoo: an open zoo, labelled.
         out: directory; made if absent.
 
     Returns:
@@ -205,13 +210,14 @@ def report(zoo: Any, out: Path | str) -> list[Path]:
 
     Raises:
         ConfigError: if matplotlib is missing.
+        NotFoundError: if the zoo has no labels yet.
         StorageError: if the directory cannot be written.
     """
-    return write(data_of(zoo), out)  # TODO
+    return render(data_of(zoo), out)
 
 
-def write(data: ReportData, out: Path | str) -> list[Path]:
-    """Write phase diagrams (where load and temperature are known) and datacard; see `report`."""
+def render(data: ReportData, out: Path | str) -> list[Path]:
+    """Write phase diagrams (where load and temperature are known) and datacard as files."""
     folder = Path(out)
     figures = phase_diagrams(data) if data.load and data.temperature else {}
     try:
@@ -235,6 +241,132 @@ def _save(figure: Figure, stem: Path) -> list[Path]:
         figure.savefig(paths[0], dpi=150)
         figure.savefig(paths[1], metadata={"Date": None})
     return paths
+
+
+# ---------------------------------------------------------------------------------- from a zoo
+def data_of(zoo: Zoo) -> ReportData:
+    """What a report says about a zoo, read from its config, tables and manifest.
+
+    Raises:
+        NotFoundError: if the zoo has no labels yet.
+    """
+    config, labels = zoo.config, zoo.reader.labels()
+    if labels is None:
+        raise NotFoundError(f"{zoo.path}: no phase labels yet; run `zoogen label {zoo.path}`")
+    varying = _varying(config)
+    load, temperature = config.grid.load, config.grid.temperature
+    axis = partial(describe_axis, family=config.network.family)
+    dataset, licence = _dataset_texts(zoo)
+    return ReportData(
+        name=zoo.name,
+        description=config.description,
+        dataset=dataset,
+        network=network_text(config),
+        training=training_text(config),
+        snapshot=_last_snapshot(zoo),
+        cells=zoo.cells,
+        members=zoo.members,
+        grid={key: sorted(set(zoo.cells[key])) for key in varying},
+        load=axis(load) if load else None,
+        temperature=axis(temperature) if temperature else None,
+        facets=tuple(axis(key) for key in varying if key not in (load, temperature)),
+        labelling=labels.info,
+        provenance=_provenance(zoo),
+        licence=licence,
+        limits=limits_of(config),
+        location=str(zoo.path),
+    )
+
+
+def _varying(config: Config) -> list[str]:
+    named = [config.grid.load, config.grid.temperature, *config.grid.axes]
+    return list(dict.fromkeys(key for key in named if key))
+
+
+def _dataset_texts(zoo: Zoo) -> tuple[str, str]:
+    """Name and licence; a card can be written where the data set itself can't be had."""
+    try:
+        dataset = zoo.dataset
+    except DataUnavailableError:
+        return zoo.config.data.source, "unknown (the data set is not at hand here)"
+    _, height, width = dataset.image_shape
+    size = f"{len(dataset.train):,} + {len(dataset.test):,} images, {height}×{width}"
+    return f"{dataset.name} ({size})", f"{dataset.licence}. {dataset.citation}"
+
+
+def _last_snapshot(zoo: Zoo) -> str:
+    """The last snapshot in words; its time only where all cohorts share it."""
+    last = [zoo.snapshots(cohort).iloc[-1] for cohort in zoo.reader.cohorts]
+    epochs = {f"{row['epoch']:.3g}" for row in last}
+    return "end of training" + (f" (epoch {epochs.pop()})" if len(epochs) == 1 else "")
+
+
+def _provenance(zoo: Zoo) -> dict[str, str]:
+    manifest = zoo.reader.manifest
+    facts = {
+        "created": manifest.created,
+        "format version": str(manifest.format_version),
+        "config hash": manifest.config_hash,
+        "content hash": manifest.content_hash(),
+    }
+    return facts | _flat(manifest.sessions[-1].provenance)
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    facts: dict[str, str] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            facts |= _flat(value, f"{prefix}{key}.")
+        else:
+            facts[prefix + key] = str(value)
+    return facts
+
+
+def network_text(config: Config) -> str:
+    """The architecture in words, without what varies over the grid."""
+    varying, network = set(_varying(config)), config.network
+    family = {"mlp": "MLP", "cnn": "CNN", "lenet": "LeNet-like CNN"}[network.family]
+    parts = []
+    if "network.depth" not in varying and network.depth is not None:
+        parts.append(f"depth {network.depth}")
+    if "network.width" not in varying:
+        parts.append(f"width {network.width}")
+    if "network.activation" not in varying:
+        parts.append(network.activation)
+    return f"{family} ({', '.join(parts)})" if parts else family
+
+
+def training_text(config: Config) -> str:
+    """Optimiser, schedule and length of training in words, without what varies over the grid."""
+    varying, train = set(_varying(config)), config.train
+    length = f"{train.epochs} epochs" if train.epochs else f"{train.steps} steps"
+    shown = {
+        "optimizer": train.optimizer, "learning_rate": f"learning rate {train.learning_rate:g}",
+        "momentum": f"momentum {train.momentum:g}", "batch_size": f"batch size {train.batch_size}",
+        "weight_decay": f"weight decay {train.weight_decay:g}",
+        "schedule": f"{train.schedule} schedule",
+    }  # fmt: skip
+    parts = [text for key, text in shown.items() if f"train.{key}" not in varying]
+    if not varying & {"train.epochs", "train.steps"}:
+        parts.append(length)
+    return ", ".join(parts)
+
+
+def limits_of(config: Config) -> tuple[str, ...]:
+    """What the numbers can't show, from the config."""
+    landscape, probe = config.landscape, config.data.probe_examples
+    return (
+        f"All metrics, losses and accuracies too, are taken on fixed probe sets of at most "
+        f"{probe} training and {probe} test images.",
+        f"Curvature: at most {landscape.hessian_examples} training images, "
+        f"{landscape.hessian_probes} random probes per trace (its standard error is stored beside "
+        f"it), {landscape.lanczos_steps} Lanczos steps per eigenvalue.",
+        f"Mode connectivity: curves of {landscape.curve_epochs} epochs on the training probe set; "
+        f"a longer search may find a lower path, so that barriers are upper bounds.",
+        f"Confidence comes from resampling {config.grid.seeds} seeds per cell; with few seeds it "
+        f"is coarse and too high. It holds no error of the train error and CKA within a member.",
+        f"Phases depend on the rule {config.phases.rule!r} and its thresholds above.",
+    )
 
 
 # ------------------------------------------------------------------------------ phase diagrams
@@ -277,6 +409,16 @@ def phase_diagrams(data: ReportData) -> dict[str, Figure]:
         }
 
 
+# Geometry of a figure in inches: the phases to the left with their legend below, squares of
+# metrics to the right.
+_ROWS = 3
+_SIDE, _STEP, _PITCH = 1.75, 2.12, 2.5
+_HEIGHT = 7.5
+_MAIN = (0.95, 2.5, 4.1, 4.18)
+_LEGEND = (0.15, 0.1, 4.9, 1.76)
+_RIGHT = 6.05
+
+
 def _facets(data: ReportData) -> Iterator[tuple[list[str], pd.DataFrame]]:
     keys = [axis.key for axis in data.facets]
     if not keys:
@@ -298,29 +440,35 @@ def _diagram(data: ReportData, cells: pd.DataFrame, facet: list[str]) -> Figure:
     assert data.temperature is not None
     grid = Grid.of(cells, data.load, data.temperature)
     panels = [p for p in PANELS if p.metric in cells and cells[p.metric].notna().any()]
-    rows, columns = 3, -(-len(panels) // 3)
-    figure = Figure(figsize=(4.3 + 2.6 * columns, 7.6), layout="constrained")
-    figure.get_layout_engine().set(rect=(0.005, 0.005, 0.99, 0.915), hspace=0.04, wspace=0.03)
-    spec = figure.add_gridspec(rows, 2 + columns, width_ratios=[0.8, 0.8, *[1] * columns])
+    columns = -(-len(panels) // _ROWS)
+    size = (_RIGHT + columns * _PITCH, _HEIGHT) if panels else (_RIGHT, _HEIGHT)
+    figure = Figure(figsize=size)
     _title(figure, data, cells, facet)
-    main = figure.add_subplot(spec[:2, :2])
-    _phase_panel(main, grid, data)
-    _legend(figure.add_subplot(spec[2, :2]), cells, data.labelling)
+    _phase_panel(_place(figure, *_MAIN), grid)
+    _legend(_place(figure, *_LEGEND), cells, data.labelling)
     for place, panel in enumerate(panels):
         row, column = divmod(place, columns)
-        axes = figure.add_subplot(spec[row, 2 + column])
-        _metric_panel(axes, grid, panel)
-        lowest = place + columns >= len(panels)
-        _label_axes(axes, grid, bottom=lowest, left=column == 0)
+        left, bottom = _RIGHT + column * _PITCH, _MAIN[1] + _MAIN[3] - _SIDE - row * _STEP
+        axes = _place(figure, left, bottom, _SIDE, _SIDE)
+        bar = _place(figure, left + _SIDE + 0.06, bottom, 0.11, _SIDE)
+        _metric_panel(axes, bar, grid, panel)
+        _label_axes(axes, grid, bottom=place + columns >= len(panels), left=column == 0)
     return figure
+
+
+def _place(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
+    """Axes at a place in inches; a layout solver would give other last digits in every run."""
+    across, up = figure.get_size_inches()
+    return figure.add_axes((left / across, bottom / up, width / across, height / up))
 
 
 def _title(figure: Figure, data: ReportData, cells: pd.DataFrame, facet: list[str]) -> None:
     head = f"{data.name}: {data.network} on {data.dataset}"
     members = int(data.members["cell"].isin(cells.index).sum())
+    width = figure.get_figwidth()
     facts = [f"{len(cells)} cells, {members} members", "mean over seeds", data.snapshot]
-    figure.text(0.01, 0.985, ", ".join([head, *facet]), size=12, weight="bold", va="top")
-    figure.text(0.01, 0.948, " · ".join(facts), size=9, color="#444444", va="top")
+    figure.text(0.15 / width, 0.985, ", ".join([head, *facet]), size=12, weight="bold", va="top")
+    figure.text(0.15 / width, 0.95, " · ".join(facts), size=9, color="#444444", va="top")
 
 
 @dataclass(frozen=True, eq=False)
@@ -398,14 +546,15 @@ def _frame(axes: Axes, grid: Grid) -> None:
 
     labels = grid.phases()
     rows, columns = labels.shape
-    axes.set(xlim=(-0.5, columns - 0.5), ylim=(-0.5, rows - 0.5), facecolor="#F4F4F4")
+    axes.set(xlim=(-0.5, columns - 0.5), ylim=(-0.5, rows - 0.5))
+    axes.patch.set(hatch="xxxx", edgecolor="#D0D0D0")  # shows where nothing was measured
     for axis, (_, values) in ((axes.xaxis, grid.load), (axes.yaxis, grid.temperature)):
         step = -(-len(values) // 12)
         axis.set_ticks(range(0, len(values), step), [_text(v) for v in values[::step]])
         axis.set_tick_params(length=2, pad=2)
     if max(len(_text(v)) for v in grid.load[1]) > 4:
         axes.tick_params(axis="x", labelrotation=45)
-    segments = boundary_segments(labels)
+    segments: Any = boundary_segments(labels)
     # Black on white: visible on dark and on light cells.
     for colour, width in (("white", 2.2), ("black", 1.1)):
         lines = LineCollection(segments, colors=colour, linewidths=width, capstyle="projecting")
@@ -422,7 +571,7 @@ def _label_axes(axes: Axes, grid: Grid, bottom: bool, left: bool) -> None:
     axes.tick_params(labelbottom=bottom, labelleft=left)
 
 
-def _phase_panel(axes: Axes, grid: Grid, data: ReportData) -> None:
+def _phase_panel(axes: Axes, grid: Grid) -> None:
     from matplotlib.patches import Rectangle
 
     large = max(len(grid.load[1]), len(grid.temperature[1])) > 12
@@ -448,9 +597,13 @@ _DOT: dict[str, Any] = {
 
 
 def _fill(phase: str) -> dict[str, Any]:
-    hatch = "////" if phase == "boundary" else None
-    return {"facecolor": _COLOURS[phase], "edgecolor": "#9A9A9A" if hatch else "white",
-            "hatch": hatch, "linewidth": 0.4}  # fmt: skip
+    dark = phase in PHASES or phase == "failed"
+    return {
+        "facecolor": _COLOURS[phase],
+        "edgecolor": "white" if dark else "#9A9A9A",
+        "hatch": "////" if phase == "boundary" else None,
+        "linewidth": 0.4,
+    }
 
 
 def _legend(axes: Axes, cells: pd.DataFrame, labelling: Mapping[str, Any]) -> None:
@@ -468,41 +621,52 @@ def _legend(axes: Axes, cells: pd.DataFrame, labelling: Mapping[str, Any]) -> No
     axes.axis("off")
     axes.legend(
         handles=entries, ncols=2, loc="upper left", bbox_to_anchor=(0, 1), frameon=False,
-        borderpad=0, borderaxespad=0, handlelength=1.4, handleheight=1.2, columnspacing=1.0,
+        borderpad=0, borderaxespad=0, handlelength=1.4, handleheight=1.2, columnspacing=1.2,
         title="cells per phase", title_fontsize=8, alignment="left",
     )  # fmt: skip
-    lines = rule_lines(labelling)
     axes.text(
-        0, 0, "\n".join(lines), transform=axes.transAxes, size=7, color="#444444", va="bottom"
-    )
+        0, 0, "\n".join(rule_lines(labelling)), transform=axes.transAxes, size=7.5,
+        color="#444444", va="bottom", linespacing=1.4,
+    )  # fmt: skip
 
 
 def rule_lines(labelling: Mapping[str, Any]) -> list[str]:
     """The rule and its thresholds in words, one line each."""
     if not labelling:
         return ["no labels stored"]
-    lines = [f"rule {labelling['rule']} version {labelling['version']}"]
-    units = {"train_error": "%", "mode_connectivity": "points of train error", "cka": ""}
+    lines = [f"Rule {labelling['rule']}, version {labelling['version']}:"]
     for name, cut in labelling["thresholds"].items():
-        how = cut["method"]
+        how = _METHODS.get(cut["method"], cut["method"])
         if cut["low"] != cut["high"]:
-            how += f", 5–95 %: {cut['low']:.3g} to {cut['high']:.3g}"
-        unit = units.get(name, "")
-        lines.append(f"{name.replace('_', ' ')} {cut['value']:.3g} {unit}".rstrip() + f" ({how})")
+            how += f"; 5–95 %: {cut['low']:.3g} to {cut['high']:.3g}"
+        number = f"{cut['value']:.3g}".replace("-", "−")
+        lines.append(f"{_MEANINGS.get(name, name + ' {}').format(number)} ({how})")
     return lines
 
 
-def _metric_panel(axes: Axes, grid: Grid, panel: Panel) -> None:
+_MEANINGS = {
+    "train_error": "under-fitted: train error above {} %",
+    "mode_connectivity": "under-sized: mode connectivity below {} points",
+    "cka": "generalising: CKA of at least {}",
+}
+_METHODS = {
+    "otsu": "estimated on this zoo", "fallback": "fixed, as no estimate was possible"
+}  # fmt: skip
+
+
+def _metric_panel(axes: Axes, colours_beside: Axes, grid: Grid, panel: Panel) -> None:
     factor = 100.0 if panel.scale == "percent" else 1.0
     values = grid.layout(panel.metric, np.nan).astype(float) * factor
-    norm, colours = _colours(values, panel.scale)
+    # Diverged and collapsed nets would take up the whole scale; they lie beyond its ends.
+    trained = np.where(grid.phases() == "failed", np.nan, values)
+    norm, colours = _colours(trained if np.isfinite(trained).any() else values, panel.scale)
     shown = np.abs(values) if panel.scale == "magnitude" else values
     rows, columns = values.shape
     mesh = axes.pcolormesh(
         np.arange(columns + 1) - 0.5, np.arange(rows + 1) - 0.5,
         np.ma.masked_invalid(shown), norm=norm, cmap=colours, rasterized=False,
     )  # fmt: skip
-    bar = axes.figure.colorbar(mesh, ax=axes, pad=0.02, aspect=18)
+    bar = axes.figure.colorbar(mesh, cax=colours_beside, extend=_beyond(shown, norm))
     bar.set_label(panel.unit, size=7, labelpad=2)
     bar.ax.tick_params(length=2, pad=1)
     bar.outline.set_linewidth(0.4)
@@ -524,6 +688,12 @@ def _colours(values: Float[np.ndarray, "row column"], scale: str) -> tuple[Any, 
         sizes = np.abs(finite[finite != 0])
         return LogNorm(sizes.min(), max(sizes.max(), sizes.min() * 1.01)), "cividis"
     return Normalize(finite.min(), max(finite.max(), finite.min() + 1e-9)), "viridis"
+
+
+def _beyond(values: Float[np.ndarray, "row column"], norm: Any) -> str:
+    """Which ends of a colour bar are pointed, because cells lie beyond them."""
+    low, high = bool(np.nanmin(values) < norm.vmin), bool(np.nanmax(values) > norm.vmax)
+    return {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[low, high]
 
 
 def _text(value: Any) -> str:
@@ -603,29 +773,28 @@ def _grid_rows(data: ReportData) -> list[tuple[str, str, str]]:
     ]
 
 
-_NO_MEASUREMENT = {"cell", "seed", "phase", "confidence", "diverged", "reason", "snapshot"}
+_NO_MEASUREMENT = {"cell", "seed", "row", "members", "confidence", "diverged"}
 
 
 def _measurements(data: ReportData) -> list[str]:
+    head = ["metric", "unit", "over", "measured", "least", "median", "greatest", "definition"]
     of_members = _ranges(data.members, "members", set())
     of_cells = _ranges(data.cells, "cells", set(data.members.columns))
-    return _table(
-        ["metric", "over", "measured", "least", "median", "greatest"], of_members + of_cells
-    )
+    return _table(head, of_members + of_cells)
 
 
 def _ranges(table: pd.DataFrame, over: str, skip: set[str]) -> list[tuple[Any, ...]]:
-    """One row a metric: count, least, median and greatest of the finite values."""
+    """One row a metric: unit, count, least, median and greatest of the finite values."""
     rows = []
     for name in table.select_dtypes("number"):
-        if name in _NO_MEASUREMENT | skip or "." in name:
+        if name in _NO_MEASUREMENT | skip or "." in name or name.startswith("share "):
             continue
-        values = table[name].to_numpy(float)
+        metric, values = METRICS.get(name), table[name].to_numpy(float)
+        unit, definition = (metric.unit, metric.definition) if metric else ("", "")
         finite = values[np.isfinite(values)]
-        spread = (
-            [f"{v:.4g}" for v in np.quantile(finite, [0, 0.5, 1])] if finite.size else ["–"] * 3
-        )
-        rows.append((name, over, f"{finite.size} of {len(values)}", *spread))
+        spread = [f"{v:.4g}" for v in np.quantile(finite, [0, 0.5, 1])] if finite.size else "–––"
+        count = f"{finite.size} of {len(values)}"
+        rows.append((f"`{name}`", unit, over, count, *spread, definition))
     return rows
 
 

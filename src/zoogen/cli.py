@@ -1,0 +1,195 @@
+"""The command line: parse, call, print. A user's mistake is one line, never a traceback."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from zoogen.errors import ZoogenError
+from zoogen.version import __version__
+
+app = typer.Typer(
+    name="zoogen",
+    help="A factory for populations of trained neural networks.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="TOML file of the zoo.")]
+ZooPath = Annotated[Path, typer.Argument(metavar="ZOO", help="Directory of the zoo.")]
+Overrides = Annotated[
+    list[str],
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a value of the config."),
+]
+Size = Annotated[
+    str | None,
+    typer.Option("--size", help="tiny, small or full: an entry of the config's [sizes]."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def plan(
+    config: ConfigPath, set_: Overrides = [], size: Size = None, as_json: AsJson = False
+) -> None:
+    """Show cohorts, members, parameters, bytes and rough time; does no work."""
+    from zoogen import factory, present
+    from zoogen.data import load
+    from zoogen.estimate import estimate
+    from zoogen.population import use_all_cores
+
+    use_all_cores()
+    planned = factory.plan(config, set_, size)
+    cost = estimate(planned, load(planned.config.data))
+    _print(present.plan_json(cost) if as_json else present.plan_text(cost), as_json)
+
+
+@app.command()
+def generate(
+    config: ConfigPath,
+    out: Annotated[Path, typer.Option("--out", metavar="ZOO", help="Directory of the zoo.")],
+    set_: Overrides = [],  # noqa: B006
+    size: Size = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train, measure, label and store; the same command resumes a run that was killed."""
+    from zoogen import factory, present
+    from zoogen.progress import console_reporter
+
+    zoo = factory.generate(factory.plan(config, set_, size), out, console_reporter())
+    _print(present.info_json(zoo) if as_json else present.coverage_text(zoo), as_json)
+
+
+@app.command()
+def measure(
+    zoo: ZooPath,
+    metrics: Annotated[
+        str | None,
+        typer.Option(help="Groups of metrics, comma-separated; those of the config by default."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Add or recompute landscape metrics of a stored zoo."""
+    from zoogen import factory, present
+    from zoogen.progress import console_reporter
+
+    groups = None if metrics is None else [name.strip() for name in metrics.split(",")]
+    measured = factory.measure(zoo, groups, console_reporter())
+    _print(present.info_json(measured) if as_json else present.info_text(measured), as_json)
+
+
+@app.command()
+def label(
+    zoo: ZooPath,
+    rule: Annotated[
+        str | None, typer.Option(help="Name or TOML file of a rule; the config's by default.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Derive phases from the stored metrics and print the coverage table."""
+    from zoogen import factory, present
+
+    labelled = factory.label(zoo, rule)
+    _print(present.coverage_json(labelled) if as_json else present.coverage_text(labelled), as_json)
+
+
+@app.command()
+def info(zoo: ZooPath, as_json: AsJson = False) -> None:
+    """One screen: what it is, sizes, ranges of accuracy, phases, completeness."""
+    from zoogen import present
+    from zoogen.zoo import open_zoo
+
+    opened = open_zoo(zoo)
+    _print(present.info_json(opened) if as_json else present.info_text(opened), as_json)
+
+
+@app.command()
+def verify(
+    zoo: ZooPath,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Drop damaged parts, so that generate makes them anew.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check every byte against the manifest."""
+    from zoogen import present, store
+
+    actions = store.repair(zoo) if repair else []
+    problems = store.verify(zoo)
+    _print(
+        present.verify_json(actions, problems)
+        if as_json
+        else present.verify_text(zoo, actions, problems),
+        as_json,
+    )
+    if present.is_damaged(problems):
+        raise typer.Exit(3)
+
+
+@app.command()
+def report(
+    zoo: ZooPath,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Where to; ZOO_report by default.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Draw the phase diagrams (PNG and SVG) and write the datacard (Markdown)."""
+    from zoogen.report import write_report
+    from zoogen.zoo import open_zoo
+
+    directory = out or zoo.with_name(f"{zoo.stem}_report")
+    files = [str(path) for path in write_report(open_zoo(zoo), directory)]
+    _print({"files": files} if as_json else "\n".join(files), as_json)
+
+
+def _print(result: Any, as_json: bool) -> None:
+    print(json.dumps(result, indent=2) if as_json else result)
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> None:
+    raise _Terminated
+
+
+def main() -> None:
+    """Run the command line; exit with 0, 2 (usage or config), 3 (data or store), 130 or 143."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        app()
+    except ZoogenError as error:
+        _complain(str(error), error.exit_code)
+    except _Terminated:
+        _complain(INTERRUPTED, 128 + signal.SIGTERM)
+    except SystemExit as end:
+        if end.code == 128 + signal.SIGINT:
+            _complain(INTERRUPTED, end.code)
+        raise
+
+
+INTERRUPTED = "interrupted; everything committed is kept, the same command resumes"
+
+
+def _complain(message: str, code: int) -> NoReturn:
+    print(f"zoogen: {message}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,344 @@
+"""From a config to a zoo: train, measure, label. Every step is committed as it is done.
+
+Each function repeats safely: what is committed is not done again, so the command that was killed
+is also the command that resumes.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+
+from zoogen import phases
+from zoogen.config import (
+    Config,
+    DataConfig,
+    LandscapeConfig,
+    canonical_json,
+    config_hash,
+    load_config,
+)
+from zoogen.data import Dataset, load
+from zoogen.grid import Cohort, Plan, expand
+from zoogen.keys import identity_words
+from zoogen.landscape import measure_cohort, seed_pairs
+from zoogen.landscape.metrics import checked_groups
+from zoogen.population import use_all_cores
+from zoogen.progress import Advance, Reporter, silent
+from zoogen.provenance import provenance
+from zoogen.store import ZooWriter, default_block_size
+from zoogen.train import Recipe, TrainedBlock, recipe_of, train_block, training_data
+from zoogen.zoo import Zoo, open_zoo
+
+TRAINING_DIMS = {
+    "weights": ("member", "snapshot", "parameter"),
+    "train_loss": ("member", "epoch"),
+    "train_accuracy": ("member", "epoch"),
+    "diverged_epoch": ("member",),
+    "stopped_epoch": ("member",),
+}
+
+
+def plan(
+    config: str | Path | Config, overrides: Sequence[str] = (), size: str | None = None
+) -> Plan:
+    """Which members a config describes; does no work.
+
+    Args:
+        config: a TOML file, or a :class:`Config`.
+        overrides: ``section.key=value`` texts (for a file).
+        size: name of an entry of ``[sizes]``.
+
+    Raises:
+        ConfigError: with one line per mistake.
+        NotFoundError: if there is no such file.
+
+    Example:
+        >>> plan("configs/digits_mlp.toml", ["grid.seeds=2"]).n_members  # doctest: +SKIP
+        128
+    """
+    if isinstance(config, Config):
+        return expand(config if size is None else config.at_size(size))
+    return expand(load_config(config, overrides, size))
+
+
+def generate(plan: Plan | Config | str | Path, out: str | Path, reporter: Reporter = silent) -> Zoo:
+    """Train, measure and label a population; repeat the call to resume one that was killed.
+
+    Args:
+        plan: what to generate; a config or its file is planned first.
+        out: directory of the zoo, made if absent.
+        reporter: shows progress; silent by default.
+
+    Returns:
+        The finished zoo.
+
+    Raises:
+        ConfigError: if a cohort can't be trained (the message names the hyper-parameter).
+        ConflictError: if ``out`` holds another zoo, or another process is writing to it.
+        DataUnavailableError: if the data set can't be had.
+        StorageError: if the file system refuses.
+    """
+    plan = plan if isinstance(plan, Plan) else _plan_of(plan)
+    use_all_cores()
+    checked_groups(plan.config.landscape.metrics)
+    phases.load_rule(plan.config.phases.rule)
+    dataset = load(plan.config.data)
+    recipes = {cohort.id: recipe_of(cohort.config, dataset) for cohort in plan.cohorts}
+    config = json.loads(canonical_json(plan.config))
+    with ZooWriter.create(
+        out, plan.config.name, config, config_hash(plan.config), provenance()
+    ) as writer:
+        _train(writer, plan, recipes, dataset, reporter)
+        if not _is_measured(writer, plan.config.landscape):
+            _measure(writer, plan.config.landscape, dataset, reporter)
+        _label(writer, plan.config.phases.rule)
+    return open_zoo(out)
+
+
+def measure(
+    path: str | Path, groups: Sequence[str] | None = None, reporter: Reporter = silent
+) -> Zoo:
+    """Take landscape metrics of a stored zoo (again); the earlier ones stay in earlier runs.
+
+    Args:
+        path: of the zoo.
+        groups: groups of metrics; those of the zoo's config by default.
+        reporter: shows progress; silent by default.
+
+    Raises:
+        ConfigError: if there is no such group.
+        ConflictError, CorruptZooError, DataUnavailableError, NotFoundError, StorageError.
+    """
+    use_all_cores()
+    zoo = open_zoo(path)
+    metrics = checked_groups(zoo.config.landscape.metrics if groups is None else groups)
+    landscape = zoo.config.landscape.model_copy(update={"metrics": metrics})
+    with ZooWriter.open(path, provenance()) as writer:
+        _measure(writer, landscape, zoo.dataset, reporter)
+        writer.write_members_table(_members_table(path))
+    return open_zoo(path)
+
+
+def label(path: str | Path, rule: str | None = None) -> Zoo:
+    """Label the cells of a measured zoo; measurements stay as they are.
+
+    Args:
+        path: of the zoo.
+        rule: name or TOML file of a rule; that of the zoo's config by default.
+
+    Raises:
+        NotFoundError: if there is no zoo, no such rule, or a metric that it needs is missing.
+        ConfigError: if the rule file is none.
+    """
+    zoo = open_zoo(path)
+    with ZooWriter.open(path, provenance()) as writer:
+        _label(writer, rule or zoo.config.phases.rule)
+    return open_zoo(path)
+
+
+def _plan_of(config: Config | str | Path) -> Plan:
+    return plan(config)
+
+
+# ------------------------------------------------------------------------------------- training
+def _train(
+    writer: ZooWriter,
+    plan: Plan,
+    recipes: dict[str, Recipe],
+    dataset: Dataset,
+    reporter: Reporter,
+) -> None:
+    for cohort in plan.cohorts:
+        _begin_cohort(writer, cohort, recipes[cohort.id], dataset)
+    work = {cohort.id: writer.missing_blocks(cohort.id) for cohort in plan.cohorts}
+    todo = sum(rows.stop - rows.start for blocks in work.values() for rows in blocks.values())
+    if not todo:
+        return
+    with reporter("train", todo, "members") as advance:
+        for cohort in plan.cohorts:
+            if work[cohort.id]:
+                _train_blocks(writer, cohort, recipes[cohort.id], dataset, advance)
+
+
+def _begin_cohort(writer: ZooWriter, cohort: Cohort, recipe: Recipe, dataset: Dataset) -> None:
+    line, spec = recipe.timeline, recipe.net.spec
+    snapshots = [
+        {"name": name, "step": step, "epoch": step / line.steps_per_epoch}
+        for step, name in line.snapshots.items()
+    ]
+    info = {
+        "network": cohort.config.network.model_dump(mode="json"),
+        "data": cohort.config.data.model_dump(mode="json"),
+        "image_shape": recipe.image_shape,
+        "classes": recipe.classes,
+        "training_size": recipe.training_size,
+        "mean": dataset.mean.tolist(),
+        "std": dataset.std.tolist(),
+        "dataset_sha256": dataset.sha256,
+        "total_steps": line.total_steps,
+    }
+    size = default_block_size(len(cohort.members), 4 * len(snapshots) * spec.size)
+    writer.begin_cohort(cohort.id, _cohort_table(cohort), spec.to_json(), snapshots, size, info)
+
+
+def _cohort_table(cohort: Cohort) -> pd.DataFrame:
+    """Ids and every hyper-parameter that is set, one row a member."""
+    fixed = {key: value for key, value in cohort.config.values().items() if value is not None}
+    rows = [
+        {"id": m.id, "cell": m.cell, "seed": m.seed, **fixed, **m.values} for m in cohort.members
+    ]
+    return pd.DataFrame(rows)
+
+
+def _train_blocks(
+    writer: ZooWriter, cohort: Cohort, recipe: Recipe, dataset: Dataset, advance: Advance
+) -> None:
+    data = training_data(dataset, recipe)
+    for block, rows in writer.missing_blocks(cohort.id).items():
+        members = cohort.members[rows]
+        begin, share = time.perf_counter(), len(members) / recipe.timeline.total_steps
+        trained = train_block(
+            recipe,
+            data,
+            members,
+            writer.resume_dir(cohort.id, block),
+            lambda steps, share=share: advance(steps * share),
+        )
+        seconds = time.perf_counter() - begin
+        writer.write_block(
+            cohort.id, block, _training_arrays(trained), TRAINING_DIMS, {"seconds": seconds}
+        )
+
+
+def _training_arrays(trained: TrainedBlock) -> dict[str, np.ndarray]:
+    return {name: getattr(trained, name) for name in TRAINING_DIMS}
+
+
+# ------------------------------------------------------------------------------------ measuring
+def _is_measured(writer: ZooWriter, landscape: LandscapeConfig) -> bool:
+    """Whether a finished run has these settings; repair reopens runs that lost a cohort."""
+    settings = landscape.model_dump(mode="json")
+    runs = writer.manifest.runs.values()
+    return any(run.finished and run.settings == settings for run in runs)
+
+
+def _measure(
+    writer: ZooWriter, landscape: LandscapeConfig, dataset: Dataset, reporter: Reporter
+) -> None:
+    zoo = open_zoo(writer.root)
+    run = writer.begin_run(landscape.model_dump(mode="json"))
+    todo = [c for c in zoo.reader.cohorts if c not in writer.measured(run)]
+    sizes = {cohort: len(zoo.reader.members(cohort)) for cohort in todo}
+    with reporter("measure", sum(sizes.values()), "members") as advance:
+        for cohort in todo:
+            _measure_cohort(writer, zoo, run, cohort, landscape, dataset)
+            advance(sizes[cohort])
+    writer.finish_run(run)
+
+
+def _measure_cohort(
+    writer: ZooWriter,
+    zoo: Zoo,
+    run: str,
+    cohort: str,
+    landscape: LandscapeConfig,
+    dataset: Dataset,
+) -> None:
+    table = zoo.reader.members(cohort)
+    pairs = seed_pairs(table["cell"].tolist(), landscape.pairs)
+    begin = time.perf_counter()
+    measured = measure_cohort(
+        network=zoo.network(cohort),
+        dataset=dataset,
+        data=DataConfig.model_validate(zoo.reader.cohort(cohort).info["data"]),
+        landscape=landscape,
+        weights=zoo.reader.read(cohort, "weights"),
+        pairs=pairs,
+        label_noise=table["data.label_noise"].to_numpy(np.float32),
+        member_words=np.stack([identity_words(member) for member in table["id"]]),
+    )
+    seconds = time.perf_counter() - begin
+    arrays, dims = {**measured.arrays, "pairs": pairs}, {**measured.dims, "pairs": ("pair", "end")}
+    writer.write_measurements(run, cohort, arrays, dims, {"seconds": seconds, **measured.info})
+
+
+# ------------------------------------------------------------------------------------- labelling
+def _label(writer: ZooWriter, rule: str) -> None:
+    zoo = open_zoo(writer.root)
+    table = zoo.members
+    cells = list(dict.fromkeys(table["cell"]))
+    pairs = np.array(list(combinations(range(int(table["seed"].max()) + 1), 2)), int).reshape(-1, 2)
+    error = 100 * (1 - _by_seed(table, cells, "train_accuracy"))
+    labels = phases.label(
+        error,
+        _by_pair(zoo, cells, pairs, "mode_connectivity"),
+        _by_pair(zoo, cells, pairs, "cka"),
+        rule,
+        failed=_by_seed(table, cells, "diverged") == 1,
+        chance_error=100 * (1 - 1 / zoo.classes),
+        pairs=pairs,
+    )
+    writer.write_labels(
+        _member_labels(table, cells, labels), _cell_labels(cells, labels), labels.provenance()
+    )
+    writer.write_members_table(_members_table(writer.root))
+
+
+def _by_seed(table: pd.DataFrame, cells: list[str], column: str) -> Float[np.ndarray, "cell seed"]:
+    """A column of the members table as a matrix; NaN where there is no such member."""
+    matrix = np.full((len(cells), int(table["seed"].max()) + 1), np.nan)
+    matrix[pd.Index(cells).get_indexer(table["cell"]), table["seed"]] = table[column]
+    return matrix
+
+
+def _by_pair(
+    zoo: Zoo, cells: list[str], pairs: Int[np.ndarray, "q 2"], metric: str
+) -> Float[np.ndarray, "cell q"]:
+    """A metric of pairs at the last snapshot as a matrix; NaN where it was not measured."""
+    matrix = np.full((len(cells), len(pairs)), np.nan)
+    column = {tuple(pair): i for i, pair in enumerate(pairs.tolist())}
+    row = {cell: i for i, cell in enumerate(cells)}
+    for cohort in zoo.reader.cohorts:
+        table, found = zoo.reader.members(cohort), zoo.reader.read_metric(cohort, metric)
+        if found.pairs is None:
+            continue
+        for (one, other), value in zip(found.pairs, found.values[:, -1], strict=True):
+            seeds = sorted((int(table.at[one, "seed"]), int(table.at[other, "seed"])))
+            matrix[row[table.at[one, "cell"]], column[tuple(seeds)]] = value
+    return matrix
+
+
+def _member_labels(table: pd.DataFrame, cells: list[str], labels: phases.Labels) -> pd.DataFrame:
+    row = pd.Index(cells).get_indexer(table["cell"])
+    return pd.DataFrame(
+        {
+            "id": table.index,
+            "phase": labels.members[row, table["seed"]],
+            "confidence": labels.confidence[row],
+        }
+    )
+
+
+def _cell_labels(cells: list[str], labels: phases.Labels) -> pd.DataFrame:
+    shares = {f"share {name}": labels.shares[:, i] for i, name in enumerate(phases.PHASES)}
+    return pd.DataFrame(
+        {
+            "cell": cells,
+            "phase": labels.phase,
+            "confidence": labels.confidence,
+            **shares,
+            "reason": labels.reason,
+        }
+    )
+
+
+def _members_table(path: str | Path) -> pd.DataFrame:
+    return open_zoo(path).members.reset_index()

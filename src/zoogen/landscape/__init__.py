@@ -1,0 +1,39 @@
+"""Landscape: what lies around trained members, measured per cohort with error bars."""
+
+from zoogen.landscape.connectivity import (
+    CURVE_POINTS,
+    farthest_point,
+    linear_barrier,
+    mode_connectivity,
+    train_curve,
+)
+from zoogen.landscape.curvature import hessian_trace, lanczos, top_eigenvalue
+from zoogen.landscape.measure import Measurement, measure_cohort, seed_pairs
+from zoogen.landscape.metrics import GROUPS, METRICS, Metric
+from zoogen.landscape.performance import cross_entropy, error_percent
+from zoogen.landscape.similarity import linear_cka, prediction_agreement
+from zoogen.landscape.weights import cosine_distance, layer_rotation, weight_norm
+
+__all__ = [
+    "CURVE_POINTS",
+    "GROUPS",
+    "METRICS",
+    "Measurement",
+    "Metric",
+    "cosine_distance",
+    "cross_entropy",
+    "error_percent",
+    "farthest_point",
+    "hessian_trace",
+    "lanczos",
+    "layer_rotation",
+    "linear_barrier",
+    "linear_cka",
+    "measure_cohort",
+    "mode_connectivity",
+    "prediction_agreement",
+    "seed_pairs",
+    "top_eigenvalue",
+    "train_curve",
+    "weight_norm",
+]

@@ -1,0 +1,368 @@
+"""Open a zoo: members as a table, weights as arrays, a member as a network. Read-only and lazy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+from jaxtyping import Array, Float, Int
+
+from zoogen.config import Config, NetworkConfig, parse_config
+from zoogen.data import Dataset, load, normalise
+from zoogen.errors import ConfigError, DataUnavailableError, NotFoundError
+from zoogen.grid import Plan, expand
+from zoogen.networks import Network, build_network
+from zoogen.params import Params, ParamSpec
+from zoogen.store import Metric, ZooReader
+
+MEMBER_AXES = ("member", "snapshot")
+PAIR_AXES = ("pair", "snapshot")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights of several members at one snapshot.
+
+    Attributes:
+        values: ``[m, p]`` float32; members of different architectures are padded at the end
+            with NaN up to the longest, so that forgetting the padding is noticed.
+        ids: member ids, one per row.
+        cohorts: cohort id of each row; rows of one cohort share a :class:`ParamSpec`.
+        sizes: number of parameters of each row.
+    """
+
+    values: Float[np.ndarray, "m p"]
+    ids: tuple[str, ...]
+    cohorts: tuple[str, ...]
+    sizes: Int[np.ndarray, " m"]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.values, dtype=dtype, copy=copy)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def by_cohort(self) -> Iterator[tuple[str, Weights]]:
+        """The same, cohort by cohort, without padding."""
+        labels = np.array(self.cohorts)
+        for cohort in dict.fromkeys(self.cohorts):
+            rows = np.flatnonzero(labels == cohort)
+            width = int(self.sizes[rows[0]])
+            ids = tuple(self.ids[row] for row in rows)
+            yield (
+                cohort,
+                Weights(self.values[rows, :width], ids, (cohort,) * len(ids), self.sizes[rows]),
+            )
+
+
+@dataclass(frozen=True)
+class ZooMember:
+    """One trained network.
+
+    Attributes:
+        id: of the member.
+        info: its row of :attr:`Zoo.members`.
+        network: its architecture.
+        vector: ``[p]``, its weights in the order of ``network.spec``.
+        mean, std: per channel, of the training images.
+    """
+
+    id: str
+    info: pd.Series
+    network: Network
+    vector: Float[np.ndarray, " p"]
+    mean: Float[np.ndarray, " c"]
+    std: Float[np.ndarray, " c"]
+
+    @property
+    def spec(self) -> ParamSpec:
+        """Names, shapes and symmetries of the parameters."""
+        return self.network.spec
+
+    @property
+    def params(self) -> Params:
+        """Named tensors, in PyTorch layout."""
+        return self.spec.unflatten(jax.numpy.asarray(self.vector))
+
+    def apply(self, images: Any) -> Float[Array, "b k"]:
+        """Logits of raw images ``[b c h w]``, as the data set gives them (not normalised)."""
+        return self.network.apply(
+            self.params, normalise(jax.numpy.asarray(images), self.mean, self.std)
+        )
+
+
+class Zoo:
+    """A zoo on disk; see :func:`open_zoo`."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.reader = ZooReader(path)
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+    @cached_property
+    def config(self) -> Config:
+        """The config that the zoo was generated from."""
+        return parse_config(json.dumps(self.reader.manifest.config), str(self.path))
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The members that the zoo has when it is complete."""
+        return expand(self.config)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The data set that the members were trained on, loaded again.
+
+        Raises:
+            DataUnavailableError: if it can't be had here, or other images are found in its place.
+        """
+        dataset = load(self.config.data)
+        expected = self._facts["dataset_sha256"]
+        if dataset.sha256 != expected:
+            raise DataUnavailableError(
+                f"{self.path}: data set {self.config.data.source!r}: expected the content "
+                f"{expected[:12]}… that the members were trained on, found {dataset.sha256[:12]}…; "
+                "restore the original files"
+            )
+        return dataset
+
+    @property
+    def classes(self) -> int:
+        """Number of logits of every member."""
+        return int(self._facts["classes"])
+
+    @property
+    def _facts(self) -> dict[str, Any]:
+        """What all cohorts have in common."""
+        if not self.reader.cohorts:
+            raise NotFoundError(
+                f"{self.path}: no cohort is committed yet; repeat `zoogen generate`"
+            )
+        return self.reader.cohort(self.reader.cohorts[0]).info
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def __repr__(self) -> str:
+        return f"<Zoo {self.name!r}: {len(self)} members in {len(self.reader.cohorts)} cohorts>"
+
+    @cached_property
+    def members(self) -> pd.DataFrame:
+        """One row a committed member: hyper-parameters, metrics at the last snapshot, phase.
+
+        The index is the member's id. ``cohort`` and ``row`` say where its arrays lie. A metric of
+        pairs is the mean over the pairs that the member is in.
+        """
+        tables = [self._member_table(cohort) for cohort in self.reader.cohorts]
+        if not tables:
+            return pd.DataFrame(columns=["cohort", "row", "cell", "seed"]).rename_axis("id")
+        table = pd.concat(tables).set_index("id")
+        labels = self.reader.labels()
+        if labels is None:
+            return table
+        return table.join(labels.members.set_index("id")[["phase", "confidence"]])
+
+    @cached_property
+    def cells(self) -> pd.DataFrame:
+        """One row a cell: hyper-parameters, mean metrics, phase, its confidence and reason."""
+        members = self.members
+        numbers = members.select_dtypes("number").columns.difference(["row", "seed", "confidence"])
+        grouped = members.groupby("cell", sort=False)
+        fixed = [key for key in members if "." in key or key == "cohort"]
+        means = [key for key in numbers if key not in fixed]
+        table = grouped[fixed].first().join(grouped[means].mean())
+        table.insert(1, "members", grouped.size())
+        labels = self.reader.labels()
+        return table if labels is None else table.join(labels.cells.set_index("cell"))
+
+    def weights(self, snapshot: int | str = -1, where: str | None = None) -> Weights:
+        """Weights of the members that a query selects.
+
+        Args:
+            snapshot: position on the snapshot axis, or a name such as ``anneal``.
+            where: a pandas query over :attr:`members`; dotted columns stand in backticks.
+
+        Raises:
+            NotFoundError: if the query selects nothing, or there is no such snapshot.
+            ConfigError: if the query is none.
+
+        Example:
+            >>> zoo.weights(where="phase == 'IV-B' and `network.width` == 16")  # doctest: +SKIP
+        """
+        chosen = self.select(where)
+        blocks, order = [], []
+        for cohort, rows in chosen.groupby("cohort", sort=False):
+            position = self._snapshot_position(str(cohort), snapshot)
+            values = self.reader.read(str(cohort), "weights", rows["row"].to_numpy(), position)
+            blocks.append(values)
+            order.append(chosen.index.get_indexer(rows.index))
+        sizes = np.concatenate([np.full(len(b), b.shape[1]) for b in blocks])
+        padded = np.full((len(sizes), sizes.max()), np.nan, np.float32)
+        for rows, block in zip(order, blocks, strict=True):
+            padded[rows, : block.shape[1]] = block
+        sizes = sizes[np.argsort(np.concatenate(order))]
+        return Weights(padded, tuple(chosen.index), tuple(chosen["cohort"]), sizes)
+
+    def select(self, where: str | None = None) -> pd.DataFrame:
+        """The rows of :attr:`members` that a pandas query selects.
+
+        Raises:
+            NotFoundError: if there are none.
+            ConfigError: if the query can't be evaluated.
+        """
+        if where is None:
+            chosen = self.members
+        else:
+            try:
+                chosen = self.members.query(where)
+            except Exception as error:  # pandas raises whatever the expression raises
+                raise ConfigError(
+                    f"{self.path}: where: {where!r} is no query over the members: {error}; "
+                    f"columns: {', '.join(self.members)} (dotted ones in backticks)"
+                ) from None
+        if chosen.empty:
+            raise NotFoundError(f"{self.path}: no member matches where={where!r}")
+        return chosen
+
+    def __getitem__(self, member: int | str) -> ZooMember:
+        """A member by its position in :attr:`members` or by its id, at the last snapshot."""
+        return self.member(member)
+
+    def member(self, member: int | str, snapshot: int | str = -1) -> ZooMember:
+        """A member by position or id, at a snapshot.
+
+        Raises:
+            NotFoundError: if there is no such member or snapshot.
+        """
+        info = self._member_row(member)
+        cohort = str(info["cohort"])
+        facts = self.reader.cohort(cohort).info
+        position = self._snapshot_position(cohort, snapshot)
+        vector = self.reader.read(cohort, "weights", [int(info["row"])], position)[0]
+        mean, std = (np.asarray(facts[key], np.float32) for key in ("mean", "std"))
+        return ZooMember(str(info.name), info, self.network(cohort), vector, mean, std)
+
+    def network(self, cohort: str) -> Network:
+        """The architecture that the members of a cohort share."""
+        facts = self.reader.cohort(cohort).info
+        config = NetworkConfig.model_validate(facts["network"])
+        return build_network(config, tuple(facts["image_shape"]), facts["classes"])
+
+    def snapshots(self, cohort: str) -> pd.DataFrame:
+        """The stored times of a cohort: ``name``, ``step`` and ``epoch`` of each snapshot."""
+        return pd.DataFrame(self.reader.cohort(cohort).snapshots)
+
+    def metric_names(self) -> list[str]:
+        """Names of the metrics that every committed cohort has."""
+        names = [set(self.reader.metric_names(cohort)) for cohort in self.reader.cohorts]
+        return sorted(set.intersection(*names)) if names else []
+
+    def trajectory(self, name: str) -> pd.DataFrame:
+        """A metric over training, in long form.
+
+        Returns:
+            Rows of ``cohort``, ``cell``, ``member`` (of pairs ``member`` and ``other``), ``snapshot``,
+            ``step``, ``epoch``, ``value``; further axes (layer, curve point) are columns, too.
+
+        Raises:
+            NotFoundError: if no cohort has the metric.
+        """
+        tables = [self._long(cohort, name) for cohort in self.reader.cohorts]
+        if not tables:
+            raise NotFoundError(f"{self.path}: no cohort is committed yet")
+        return pd.concat(tables, ignore_index=True)
+
+    def _long(self, cohort: str, name: str) -> pd.DataFrame:
+        metric = self.reader.read_metric(cohort, name)
+        index = pd.MultiIndex.from_product(
+            [range(size) for size in metric.values.shape], names=metric.dims
+        )
+        long = pd.DataFrame({"value": metric.values.reshape(-1)}, index=index).reset_index()
+        ids = self.reader.members(cohort)["id"]
+        if metric.pairs is not None:
+            first, second = metric.pairs[long.pop("pair")].T
+            long.insert(0, "other", ids.loc[second].to_numpy())
+        else:
+            first = long.pop("member")
+        long.insert(0, "member", ids.loc[first].to_numpy())
+        cells = self.reader.members(cohort)["cell"]
+        long.insert(0, "cell", cells.loc[first].to_numpy())
+        long.insert(0, "cohort", cohort)
+        times = self.snapshots(cohort)
+        for column in ("step", "epoch"):
+            long[column] = times[column].to_numpy()[long["snapshot"]]
+        long["snapshot"] = times["name"].to_numpy()[long["snapshot"]]
+        return long
+
+    def _member_table(self, cohort: str) -> pd.DataFrame:
+        table = self.reader.members(cohort)
+        table.insert(1, "cohort", cohort)
+        table.insert(2, "row", table.index)
+        rows = table.index.to_numpy()
+        diverged = self.reader.read(cohort, "diverged_epoch")
+        extra = {"diverged": diverged >= 0}
+        for name in self.reader.metric_names(cohort):
+            metric = self.reader.read_metric(cohort, name)
+            if metric.dims in (MEMBER_AXES, PAIR_AXES):
+                extra[name] = _last_per_member(metric, self.reader.cohort(cohort).members)[rows]
+        return table.assign(**extra)
+
+    def _member_row(self, member: int | str) -> pd.Series:
+        if isinstance(member, str):
+            if member not in self.members.index:
+                raise NotFoundError(f"{self.path}: no member with id {member!r}")
+            return self.members.loc[member]
+        if not -len(self) <= member < len(self):
+            raise NotFoundError(
+                f"{self.path}: no member {member}; expected {-len(self)} to {len(self) - 1}"
+            )
+        return self.members.iloc[member]
+
+    def _snapshot_position(self, cohort: str, snapshot: int | str) -> int:
+        if isinstance(snapshot, int):
+            return snapshot
+        names = list(self.snapshots(cohort)["name"])
+        if snapshot not in names:
+            raise NotFoundError(
+                f"{self.path}: no snapshot {snapshot!r} in cohort {cohort!r}; there are: "
+                f"{', '.join(names)}"
+            )
+        return names.index(snapshot)
+
+
+def _last_per_member(metric: Metric, members: int) -> Float[np.ndarray, " m"]:
+    """A metric at the last snapshot, one value a member; means over a member's pairs."""
+    last = metric.values[:, -1]
+    if metric.pairs is None:
+        return last
+    pairs, values = metric.pairs.reshape(-1), np.repeat(last, 2)
+    known = np.isfinite(values)
+    counts = np.bincount(pairs[known], minlength=members)
+    sums = np.bincount(pairs[known], values[known], minlength=members)
+    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan).astype(np.float32)
+
+
+def open_zoo(path: str | Path) -> Zoo:
+    """Open a zoo for reading; nothing is loaded before it is asked for.
+
+    Raises:
+        NotFoundError: if there is no zoo at the path.
+        CorruptZooError: if its manifest is damaged.
+        FormatVersionError: if a newer zoogen wrote it.
+
+    Example:
+        >>> zoo = open_zoo("zoos/digits_mlp.zarr")  # doctest: +SKIP
+        >>> zoo[17].apply(zoo.dataset.test.images[:8]).shape  # doctest: +SKIP
+        (8, 10)
+    """
+    return Zoo(path)

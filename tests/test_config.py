@@ -1,0 +1,193 @@
+"""Configs: what is refused and how it is said, overrides, sizes, canonical form."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zoogen.config import (
+    HYPER_PARAMETERS,
+    Config,
+    Range,
+    canonical_json,
+    config_hash,
+    load_config,
+    parse_config,
+)
+from zoogen.errors import ConfigError, NotFoundError
+
+BASE = """
+name = "base"
+[train]
+epochs = 10
+snapshots = [1, 5]
+[grid]
+seeds = 3
+load = "network.width"
+temperature = "train.learning_rate"
+[grid.axes]
+"network.width" = [2, 4, 8, 16, 32]
+"train.learning_rate" = { from = 0.01, to = 1.0, points = 5, spacing = "log" }
+[sizes]
+tiny = 0.25
+small = 1.0
+full = 2.0
+"""
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    path = tmp_path / "base.toml"
+    path.write_text(BASE)
+    return path
+
+
+# override → every fragment that its one line must contain: key, found, allowed, nearest
+REFUSED = {
+    "trian.epochs=3": ["trian", "unknown key", "did you mean 'train'?", "allowed:"],
+    "train.epoch=3": ["train.epoch", "did you mean 'epochs'?"],
+    "train.epochs='3'": ["train.epochs", "found '3'", "integer"],
+    "train.epochs=2.5": ["train.epochs", "found 2.5", "integer"],
+    "train.learning_rate='fast'": ["train.learning_rate", "found 'fast'", "number"],
+    "train.learning_rate=nan": ["train.learning_rate", "finite"],
+    "network.width=-3": ["network.width", "found -3", "greater than or equal to 1"],
+    "network.family='mpl'": ["network.family", "found 'mpl'", "'mlp'", "did you mean 'mlp'?"],
+    "network.padding='same'": ["network", "padding", "'cnn'"],
+    "data.source='minst'": ["data", "source", "found 'minst'", "'digits'"],
+    "data.label_noise=1.5": ["data.label_noise", "found 1.5", "less than or equal to 1"],
+    "train.steps=4": ["epochs/steps", "found both", "exactly one"],
+    "train.snapshots=[99]": ["snapshots", "found 99", "0 to 10 epochs"],
+    "train.nesterov=1": ["train.nesterov", "found 1", "boolean"],
+    "train=3": ["train", "found 3"],
+    "grid.seeds=0": ["grid.seeds", "found 0"],
+    "grid.load='network.depth'": ["load", "found 'network.depth'", "network.width"],
+    "grid.temperature='network.width'": ["temperature", "which is the load already"],
+    "grid.axes.network.width=[]": ["network.width", "empty axis"],
+    "grid.axes.network.width=[2, 2]": ["network.width", "twice"],
+    "grid.axes.network.width=[-1]": ["network.width", "found -1"],
+    "grid.axes.network.width=['a']": ["network.width", "found 'a'", "integer"],
+    "grid.axes.network.width=[[1]]": ["network.width", "found [1]"],
+    "grid.axes.network.width=3": ["network.width", "found 3", "list of values"],
+    "grid.axes.network.widht=[1]": ["network.widht", "did you mean 'network.width'?"],
+    "grid.axes.train.learning_rate={from=0,to=1,points=3,spacing='log'}": ["log axis needs > 0"],
+    "grid.axes.train.learning_rate={from=1,points=3}": ["learning_rate", "to", "missing"],
+    "sizes.tiny=0": ["sizes.tiny", "found 0"],
+    "name='a b'": ["name", "found 'a b'"],
+}
+
+
+@pytest.mark.parametrize(("override", "fragments"), REFUSED.items(), ids=REFUSED)
+def test_mistakes_are_told_in_one_line(base: Path, override: str, fragments: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(base, [override])
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(base) in message
+    for fragment in fragments:
+        assert fragment in message
+
+
+def test_several_mistakes_are_told_at_once(base: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(base, ["train.epochs='x'", "network.width=0"])
+    assert len(str(caught.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize("override", ["epochs", "=3", "train..epochs=3", "name.x=3"])
+def test_malformed_overrides_are_refused(base: Path, override: str) -> None:
+    with pytest.raises(ConfigError, match=r"--set|unknown key"):
+        load_config(base, [override])
+
+
+@pytest.mark.parametrize(
+    ("content", "error"), [(None, NotFoundError), ("x = [", ConfigError), ("x = 1", ConfigError)]
+)
+def test_unusable_files_are_refused(tmp_path: Path, content: str | None, error: type) -> None:
+    path = tmp_path / "config.toml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(error, match=r"config\.toml"):
+        load_config(path)
+
+
+def test_overrides_take_toml_values_and_bare_words(base: Path) -> None:
+    config = load_config(
+        base, ["train.optimizer=adam", "train.learning_rate=1", "grid.axes.network.width=[3]"]
+    )
+    assert config.train.optimizer == "adam"
+    assert config.train.learning_rate == 1.0
+    assert config.axis_values()["network.width"] == (3,)
+
+
+def test_every_hyper_parameter_can_be_an_axis(base: Path) -> None:
+    defaults = load_config(base).values()
+    for key in HYPER_PARAMETERS:
+        if defaults[key] is None:  # without a default: any value that fits the family
+            continue
+        config = load_config(base, [f"grid.axes.{key}={_toml(defaults[key])}"])
+        assert config.axis_values()[key] == (defaults[key],)
+
+
+def _toml(value: object) -> str:
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    return f"[{text}]"
+
+
+@pytest.mark.parametrize(
+    ("size", "widths", "rates", "seeds", "epochs"),
+    [("tiny", 3, 3, 2, 3), ("small", 5, 5, 3, 10), ("full", 5, 10, 6, 10)],
+)
+def test_sizes_scale_the_whole_zoo(
+    base: Path, size: str, widths: int, rates: int, seeds: int, epochs: int
+) -> None:
+    config = load_config(base, size=size)
+    axes = config.axis_values()
+    assert [len(axes["network.width"]), len(axes["train.learning_rate"])] == [widths, rates]
+    assert (config.grid.seeds, config.train.epochs) == (seeds, epochs)
+    assert axes["network.width"][0] == 2
+    assert axes["network.width"][-1] == 32
+    assert max(config.train.snapshots) <= epochs
+    Config.model_validate(config.model_dump(by_alias=True))  # a scaled config is a valid one
+
+
+def test_an_unknown_size_is_refused(base: Path) -> None:
+    with pytest.raises(ConfigError, match="found 'huge', allowed tiny, small, full"):
+        load_config(base, size="huge")
+
+
+def test_canonical_json_round_trips_and_ignores_spelling(base: Path) -> None:
+    config = load_config(base)
+    assert parse_config(canonical_json(config)) == config
+    spelled = load_config(base, ["train.momentum=0.90", "train.weight_decay=0"])
+    assert canonical_json(spelled) == canonical_json(config)
+
+
+def test_the_hash_follows_content_and_nothing_else(base: Path) -> None:
+    reference = config_hash(load_config(base))
+    same = ["description='other words'", "sizes.tiny=0.5", "data.path='elsewhere'"]
+    other = ["seed=1", "train.epochs=11", "landscape.hessian_probes=8", "grid.seeds=2"]
+    assert {config_hash(load_config(base, [o])) for o in same} == {reference}
+    assert len({reference, *(config_hash(load_config(base, [o])) for o in other)}) == 5
+
+
+@given(
+    low=st.floats(1e-6, 1e3), factor=st.floats(1.1, 1e6), points=st.integers(2, 40),
+    spacing=st.sampled_from(["log", "linear"]),
+)  # fmt: skip
+def test_ranges_rise_evenly_between_their_ends(
+    low: float, factor: float, points: int, spacing: str
+) -> None:
+    axis = Range.model_validate(
+        {"from": low, "to": low * factor, "points": points, "spacing": spacing}
+    )
+    values = axis.values()
+    assert math.isclose(values[0], low, rel_tol=1e-5)
+    assert math.isclose(values[-1], low * factor, rel_tol=1e-5)
+    transform = math.log if spacing == "log" else float
+    steps = [transform(b) - transform(a) for a, b in zip(values, values[1:], strict=False)]
+    scale = max(abs(transform(v)) for v in values)
+    assert max(steps) - min(steps) <= 3e-5 * max(scale, 1)

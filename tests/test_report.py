@@ -1,0 +1,373 @@
+"""Report: boundaries and directions are right, files are readable, the card says what is there."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from zoogen import phases, report
+from zoogen.config import Config
+from zoogen.errors import ConfigError, DataUnavailableError, NotFoundError, StorageError
+from zoogen.landscape import METRICS
+from zoogen.report import (
+    PANELS,
+    Grid,
+    ReportData,
+    arrow,
+    boundary_segments,
+    datacard,
+    describe_axis,
+    phase_diagrams,
+    render,
+    rule_lines,
+    write_report,
+)
+
+WIDTHS, RATES = (4, 8, 16, 32), (0.01, 0.1, 1.0)
+PHASES = [
+    ["III", "unlabelled", "IV-A", "IV-A"],
+    ["I", "boundary", "IV-A", "IV-B"],
+    ["I", "II", "II", "failed"],
+]
+LABELS = phases.label(np.zeros(2), np.zeros(2), np.full(2, 0.9)).provenance()
+
+
+def sample(seed: int = 0) -> ReportData:
+    """A zoo of 4 widths and 3 rates, three seeds a cell."""
+    rng = np.random.default_rng(seed)
+    rows = [
+        {"network.width": w, "train.learning_rate": r, "phase": PHASES[j][i], "confidence": 0.8}
+        for j, r in enumerate(RATES)
+        for i, w in enumerate(WIDTHS)
+    ]
+    cells = pd.DataFrame(rows, index=[f"cell{i}" for i in range(12)])
+    for panel in PANELS:
+        cells[panel.metric] = rng.uniform(0.1, 1.0, 12)
+    cells.loc["cell2", "hessian_trace"] = -0.3
+    members = pd.concat(
+        [cells.assign(cell=cells.index, seed=s, diverged=cells.phase == "failed") for s in range(3)]
+    ).drop(columns=["mode_connectivity", "cka"])
+    return ReportData(
+        name="sample", description="A made-up zoo.", dataset="digits", network="MLP",
+        training="sgd", snapshot="end of training (epoch 60)", cells=cells, members=members,
+        grid={"network.width": WIDTHS, "train.learning_rate": RATES},
+        load=describe_axis("network.width", "mlp"),
+        temperature=describe_axis("train.learning_rate"), labelling=LABELS,
+        provenance={"zoogen": "0.1"}, licence="BSD", limits=("Few seeds.",), location="zoos/x.zarr",
+    )  # fmt: skip
+
+
+# ----------------------------------------------------------------------------------- pure parts
+def test_every_panel_shows_a_metric_that_exists() -> None:
+    assert [panel.metric for panel in PANELS if panel.metric not in METRICS] == []
+
+
+@pytest.mark.parametrize(
+    ("labels", "segments"),
+    [
+        ([["I"]], []),
+        ([["I", "I"], ["I", "I"]], []),
+        ([["I", "II"]], [((0.5, -0.5), (0.5, 0.5))]),
+        ([["I"], ["II"]], [((-0.5, 0.5), (0.5, 0.5))]),
+        ([["I", ""]], []),  # no line beside a missing cell
+        (
+            [["I", "I"], ["I", "II"]],
+            [((0.5, 0.5), (0.5, 1.5)), ((0.5, 0.5), (1.5, 0.5))],
+        ),
+    ],
+)
+def test_boundaries_lie_between_unlike_neighbours(labels: list, segments: list) -> None:
+    found = boundary_segments(np.array(labels))
+    assert {tuple(map(tuple, s)) for s in found.tolist()} == set(segments)
+    assert len(found) == len(segments)
+
+
+def test_a_checkerboard_has_every_inner_edge() -> None:
+    rows, columns = np.indices((4, 5))
+    board = np.where((rows + columns) % 2, "I", "II")
+    assert len(boundary_segments(board)) == 4 * 4 + 3 * 5
+    assert len(boundary_segments(board.T)) == 4 * 4 + 3 * 5
+
+
+@pytest.mark.parametrize(
+    ("key", "role", "text"),
+    [
+        ("network.width", "load", "← higher load"),
+        ("network.depth", "load", "← higher load"),
+        ("data.fraction", "load", "higher load →"),
+        ("data.train_examples", "load", "higher load →"),
+        ("train.learning_rate", "temperature", "hotter →"),
+        ("train.batch_size", "temperature", "← hotter"),
+        ("network.init_scale", "load", ""),  # nobody knows
+        ("network.width", "temperature", ""),
+    ],
+)
+def test_arrows_point_to_load_and_heat(key: str, role: str, text: str) -> None:
+    assert arrow(key, role) == text
+
+
+@pytest.mark.parametrize(
+    ("key", "family", "label"),
+    [
+        ("network.width", "mlp", "width (units per hidden layer)"),
+        ("network.width", "cnn", "width (channels per layer)"),
+        ("train.batch_size", "", "batch size (images per step)"),
+        ("train.weight_decay", "", "weight decay"),
+    ],
+)
+def test_axes_have_names_and_units(key: str, family: str, label: str) -> None:
+    assert describe_axis(key, family).label == label
+
+
+def test_grid_sorts_values_and_leaves_gaps() -> None:
+    data = sample()
+    cells = data.cells.sample(frac=1, random_state=0).drop("cell5")
+    grid = Grid.of(cells, data.load, data.temperature)
+    assert grid.load[1] == list(WIDTHS)
+    expected = np.array(PHASES)
+    expected[1, 1] = ""
+    assert (grid.phases() == expected).all()
+    assert np.isnan(grid.layout("cka", np.nan)[1, 1])
+    assert grid.layout("cka", np.nan)[2, 0] == data.cells.loc["cell8", "cka"]
+
+
+def test_grid_refuses_a_hidden_axis() -> None:
+    data = sample()
+    with pytest.raises(ConfigError, match="several cells share"):
+        Grid.of(pd.concat([data.cells, data.cells]), data.load, data.temperature)
+
+
+# ---------------------------------------------------------------------------------------- files
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    pytest.importorskip("matplotlib")
+    paths = render(sample(), tmp_path_factory.mktemp("report") / "new" / "folder")
+    return {path.suffix: path for path in paths}
+
+
+def test_png_is_large_and_shows_the_phases(written: dict[str, Path]) -> None:
+    from matplotlib.colors import to_rgb
+    from matplotlib.image import imread
+
+    pixels = np.round(imread(written[".png"])[..., :3] * 255).astype(int)
+    assert min(pixels.shape[:2]) > 900
+    shown = set(np.unique(pixels @ [65536, 256, 1]).tolist())
+    for name in set(np.ravel(PHASES)):
+        red, green, blue = (round(c * 255) for c in to_rgb(report._COLOURS[name]))
+        assert red * 65536 + green * 256 + blue in shown, name
+
+
+def test_svg_parses_and_says_what_the_axes_are(written: dict[str, Path]) -> None:
+    root = ET.parse(written[".svg"]).getroot()
+    text = " | ".join("".join(node.itertext()) for node in root.iter() if node.tag.endswith("text"))
+    wanted = ["sample: MLP on digits", "width (units per hidden layer)", "learning rate (peak)"]
+    wanted += ["← higher load", "hotter →", "end of training (epoch 60)", "CKA of at least 0.65"]
+    wanted += [panel.title for panel in PANELS] + [panel.unit for panel in PANELS]
+    wanted += [f"{name}  {report.PHASE_NAMES[name]}" for name in set(np.ravel(PHASES))]
+    assert [words for words in wanted if words not in text] == []
+
+
+def test_the_same_zoo_gives_the_same_files(written: dict[str, Path], tmp_path: Path) -> None:
+    for path in render(sample(), tmp_path):
+        assert path.read_bytes() == written[path.suffix].read_bytes(), path.name
+
+
+def test_no_text_overlaps_another(written: dict[str, Path]) -> None:
+    """Titles, labels, legend and rule text keep clear of each other."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    (figure,) = phase_diagrams(sample()).values()
+    FigureCanvasAgg(figure).draw()
+    texts, boxes = [], []
+    for axes in figure.axes:
+        legend = axes.get_legend()
+        parts = [axes.title, axes.xaxis.label, axes.yaxis.label, *axes.texts]
+        for part in [*parts, *(legend.get_texts() if legend else [])]:
+            if part.get_text():
+                texts.append(part.get_text())
+                boxes.append(part.get_window_extent())
+    assert len(boxes) > 30
+    clashes = [
+        (texts[i], texts[j])
+        for i in range(len(boxes))
+        for j in range(i)
+        if boxes[i].overlaps(boxes[j]) and texts[i] != texts[j]
+    ]
+    assert clashes == []
+
+
+def test_one_figure_per_value_of_a_third_axis() -> None:
+    pytest.importorskip("matplotlib")
+    data = sample()
+    deep = data.cells.rename(index=lambda name: f"deep {name}").assign(**{"network.depth": 3})
+    cells = pd.concat([data.cells.assign(**{"network.depth": 2}), deep])
+    facets = (describe_axis("network.depth"),)
+    figures = phase_diagrams(dataclasses.replace(data, cells=cells, facets=facets))
+    assert list(figures) == ["phase_diagram-depth_2", "phase_diagram-depth_3"]
+
+
+@pytest.mark.parametrize("kept", [0, 1, 4])
+def test_unmeasured_metrics_have_no_panel(kept: int) -> None:
+    pytest.importorskip("matplotlib")
+    data = sample()
+    dropped = [panel.metric for panel in PANELS[kept:]]
+    cells = data.cells.drop(columns=dropped[1:]).assign(**{dropped[0]: np.nan})
+    (figure,) = phase_diagrams(dataclasses.replace(data, cells=cells)).values()
+    titles = {axes.get_title() for axes in figure.axes}
+    assert titles - {"", "Phase"} == {panel.title for panel in PANELS[:kept]}
+
+
+@pytest.mark.parametrize("scale", ["linear", "percent", "magnitude", "centred"])
+@pytest.mark.parametrize("values", [[0.0] * 12, [-1.0] * 12, [np.nan] * 11 + [3.0], [0.0, 1e9] * 6])
+def test_odd_values_are_drawn(scale: str, values: list[float]) -> None:
+    norm, name = report._colours(np.array(values).reshape(3, 4), scale)
+    assert norm.vmin < norm.vmax
+    assert name
+
+
+def test_failed_cells_do_not_stretch_the_colours() -> None:
+    pytest.importorskip("matplotlib")
+    data = sample()
+    cells = data.cells.copy()
+    cells.loc[cells.phase == "failed", "weight_norm"] = 1e6
+    (figure,) = phase_diagrams(dataclasses.replace(data, cells=cells)).values()
+    (panel,) = (a for a in figure.axes if a.get_title() == "Weight norm")
+    assert panel.collections[0].norm.vmax <= 1.0
+
+
+def test_missing_matplotlib_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ConfigError, match=r"pip install 'zoogen\[plot\]'"):
+        phase_diagrams(sample())
+
+
+def test_an_unwritable_folder_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="choose another --out"):
+        render(dataclasses.replace(sample(), load=None), tmp_path / "file" / "x")
+
+
+# ------------------------------------------------------------------------------------- datacard
+def test_card_tells_what_is_there() -> None:
+    card = datacard(sample(), ("phase_diagram",))
+    wanted = [
+        "# sample", "36 members in 12 cells", "**Diverged**: 3 members",
+        "| II | under-fitted | 2 | 16.7% | 6 | 16.7% |", "| boundary | split vote | 1 |",
+        "| load: width (units per hidden layer) [← higher load] | `network.width` | 4, 8, 16, 32 |",
+        "| temperature: learning rate (peak) [hotter →] |", "zoogen.open_zoo(\"zoos/x.zarr\")",
+        "![phase_diagram](phase_diagram.png)", "| zoogen | 0.1 |", "BSD", "- Few seeds.",
+        "Rule taxonomy, version 1",
+    ]  # fmt: skip
+    assert [words for words in wanted if words not in card] == []
+
+
+def test_card_gives_ranges_of_finite_values() -> None:
+    data = sample()
+    data.members["weight_norm"] = np.r_[np.nan, np.inf, np.arange(34.0)]
+    card = datacard(data)
+    assert "| `weight_norm` |  | members | 34 of 36 | 0 | 16.5 | 33 | Euclidean norm" in card
+    assert "| `cka` |  | cells | 12 of 12 |" in card
+    assert "| `seed` |" not in card
+    assert "| `network.width` |  | members" not in card
+
+
+def test_card_lines_of_a_table_have_equal_columns() -> None:
+    data = dataclasses.replace(sample(), provenance={"flags": "--a|--b"})
+    lines = datacard(data).replace("\\|", "").splitlines()
+    tables = [line.count("|") for line in lines if line.startswith("|")]
+    heads = [i for i, line in enumerate(lines) if line.startswith("| ---")]
+    assert len(heads) == 4
+    assert sum(tables) == sum(
+        lines[head].count("|") * rows
+        for head, rows in zip(heads, [8 + 2, 2 + 2, 9 + 2, 1 + 2], strict=True)
+    )
+
+
+def test_empty_phases_are_named() -> None:
+    data = sample()
+    data.cells["phase"] = data.members["phase"] = "I"
+    assert "No cell in phase II, III, IV-A, IV-B." in datacard(data)
+
+
+def test_rule_lines_tell_an_estimate_with_its_interval() -> None:
+    cka = np.r_[np.linspace(0.4, 0.45, 8), np.linspace(0.8, 0.85, 8)]
+    lines = rule_lines(phases.label(np.zeros(16), np.zeros(16), cka).provenance())
+    assert lines[0] == "Rule taxonomy, version 1:"
+    assert lines[3].startswith("generalising: CKA of at least 0.625 (estimated on this zoo")
+
+
+# ------------------------------------------------------------------------------------ from a zoo
+def zoo_like(**grid: object) -> SimpleNamespace:
+    """What a report reads of a zoo."""
+    data = sample()
+    config = Config.model_validate(
+        {
+            "name": "sample",
+            "train": {"epochs": 60},
+            "grid": {
+                "load": "network.width",
+                "temperature": "train.learning_rate",
+                "axes": {"network.width": WIDTHS, "train.learning_rate": RATES},
+                **grid,
+            },
+        }
+    )
+    manifest = SimpleNamespace(
+        created="2025-01-01T00:00:00Z", format_version=1, config_hash="abc",
+        content_hash=lambda: "def",
+        sessions=[SimpleNamespace(provenance={"device": {"kind": "cpu"}, "zoogen": "0.1"})],
+    )  # fmt: skip
+    images = np.zeros((30, 1, 8, 8))
+    return SimpleNamespace(
+        name="sample", path=Path("zoos/x.zarr"), config=config, cells=data.cells,
+        members=data.members,
+        dataset=SimpleNamespace(
+            name="digits", licence="CC0", citation="Someone (1998)", train=images, test=images[:10],
+            image_shape=(1, 8, 8),
+        ),
+        reader=SimpleNamespace(
+            cohorts=["a"], manifest=manifest, labels=lambda: SimpleNamespace(info=LABELS)
+        ),
+        snapshots=lambda _: pd.DataFrame({"epoch": [0.0, 60.0]}),
+    )  # fmt: skip
+
+
+def test_a_zoo_is_reported(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    paths = write_report(zoo_like(), tmp_path)
+    assert [p.name for p in paths] == ["phase_diagram.png", "phase_diagram.svg", "datacard.md"]
+    card = paths[-1].read_text()
+    wanted = ["digits (30 + 10 images, 8×8)", "MLP (relu)", "sgd, momentum 0.9, batch size 64"]
+    wanted += ["epoch 60", "CC0. Someone (1998)", "| content hash | def |", "| device.kind | cpu |"]
+    assert [words for words in wanted if words not in card] == []
+    assert "learning rate 0.1" not in card  # it varies
+
+
+def test_a_zoo_without_a_temperature_gets_a_card_only(tmp_path: Path) -> None:
+    (card,) = write_report(zoo_like(temperature=None), tmp_path)
+    assert "names no load or no temperature axis" in card.read_text()
+
+
+def test_a_zoo_without_labels_asks_for_them(tmp_path: Path) -> None:
+    zoo = zoo_like()
+    zoo.reader.labels = lambda: None
+    with pytest.raises(NotFoundError, match="zoogen label"):
+        write_report(zoo, tmp_path)
+
+
+def test_a_card_needs_no_data_set() -> None:
+    class Gone(SimpleNamespace):
+        @property
+        def dataset(self) -> None:
+            raise DataUnavailableError("gone")
+
+    facts = vars(zoo_like())
+    facts.pop("dataset")
+    assert report.data_of(Gone(**facts)).dataset == "digits"

@@ -1,0 +1,269 @@
+"""Training: update rules, schedules, isolation of members, resume, divergence, early stop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from zoogen.config import Config, TrainConfig
+from zoogen.data import Dataset, load
+from zoogen.errors import ConfigError
+from zoogen.grid import Member, expand
+from zoogen.train import TrainedBlock, block, recipe_of, train_block, training_data
+from zoogen.train.program import MemberInput, _optimizer
+from zoogen.train.schedules import rate_factor, timeline
+
+
+def config(train: dict | None = None, data: dict | None = None, **axes: list) -> Config:
+    return Config.model_validate(
+        {
+            "name": "t",
+            "data": {"train_examples": 300} | (data or {}),
+            "network": {"width": 8, "depth": 1},
+            "train": {"epochs": 3, "batch_size": 50, "learning_rate": 0.05, "snapshots": [1]} | (train or {}),
+            "grid": {"seeds": 3, "axes": {k.replace("__", "."): v for k, v in axes.items()}},
+        }
+    )
+
+
+def run(c: Config, members: Sequence[Member] | None = None, **kwargs: object) -> TrainedBlock:
+    (cohort,) = expand(c).cohorts
+    dataset = load(c.data)
+    recipe = recipe_of(cohort.config, dataset)
+    chosen = cohort.members if members is None else members
+    return train_block(recipe, training_data(dataset, recipe), chosen, **kwargs)  # type: ignore[arg-type]
+
+
+def members_of(c: Config) -> tuple[Member, ...]:
+    return expand(c).cohorts[0].members
+
+
+# ---------------------------------------------------------------------------------- update rules
+RULES = {
+    "sgd": ({"momentum": 0.9}, "SGD", {"momentum": 0.9}),
+    "sgd plain": ({"momentum": 0.0}, "SGD", {}),
+    "sgd decay": ({"momentum": 0.5, "weight_decay": 0.1}, "SGD", {"momentum": 0.5, "weight_decay": 0.1}),
+    "nesterov": ({"momentum": 0.9, "nesterov": True}, "SGD", {"momentum": 0.9, "nesterov": True}),
+    "adam": ({"optimizer": "adam", "weight_decay": 0.1}, "Adam", {"weight_decay": 0.1}),
+    "adamw": ({"optimizer": "adamw", "momentum": 0.8, "weight_decay": 0.1}, "AdamW",
+              {"betas": (0.8, 0.999), "weight_decay": 0.1}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("ours", "name", "theirs"), RULES.values(), ids=RULES)
+def test_update_rules_equal_pytorch(ours: dict, name: str, theirs: dict) -> None:
+    torch = pytest.importorskip("torch")
+    gradients = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
+    values = {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 0.0} | ours
+    member = MemberInput(
+        jnp.zeros(2, jnp.uint32),
+        {f"train.{k}": jnp.float32(v) for k, v in values.items() if isinstance(v, float)},
+    )
+    static = {k: v for k, v in ours.items() if not isinstance(v, float)}
+    rule = _optimizer(TrainConfig(epochs=1, **static), member, 1.0)
+    weights = {"w": jnp.ones(5)}
+    state = rule.init(weights)
+    twin = torch.ones(5, requires_grad=True)
+    optimizer = getattr(torch.optim, name)([twin], lr=0.1, **theirs)
+    for gradient in gradients:
+        updates, state = rule.update({"w": jnp.asarray(gradient)}, state, weights)
+        weights = {"w": weights["w"] + updates["w"]}
+        twin.grad = torch.tensor(gradient)
+        optimizer.step()
+    np.testing.assert_allclose(weights["w"], twin.detach().numpy(), rtol=2e-5, atol=1e-6)
+
+
+# ------------------------------------------------------------------------------------- schedules
+def factors(c: TrainConfig, size: int = 100) -> np.ndarray:
+    line = timeline(c, size)
+    return np.array([rate_factor(c, line, jnp.int32(s)) for s in range(line.total_steps)])
+
+
+def test_onecycle_equals_pytorch() -> None:
+    torch = pytest.importorskip("torch")
+    c = TrainConfig(steps=50, batch_size=10, schedule="onecycle")
+    optimizer = torch.optim.SGD([torch.ones(1, requires_grad=True)], lr=1.0)
+    # PyTorch counts its phases from the first to the last step, one step less than we do.
+    theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.0, total_steps=51, pct_start=16 / 51)
+    rates = []
+    for _ in range(50):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        theirs.step()
+    np.testing.assert_allclose(factors(c), rates, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "anneal_at", "expected"),
+    [
+        ("constant", None, [1, 1, 1, 1, 1, 1, 1, 1]),
+        ("step", None, [1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01]),
+        ("step", 0.25, [1, 1, 0.1, 0.1, 0.1, 0.01, 0.01, 0.01]),
+        ("cosine", 0.5, [1, 1, 1, 1, 1, 0.853553, 0.5, 0.146447]),
+    ],
+)
+def test_schedules_have_the_documented_shape(
+    schedule: str, anneal_at: float | None, expected: list[float]
+) -> None:
+    c = TrainConfig(steps=8, batch_size=10, schedule=schedule, anneal_at=anneal_at)
+    np.testing.assert_allclose(factors(c), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("train", "expected"),
+    [
+        ({"epochs": 4, "snapshots": [1, 2]}, {0: "init", 3: "epoch 1", 6: "epoch 2", 12: "end"}),
+        ({"epochs": 4, "schedule": "step"}, {0: "init", 6: "anneal", 12: "end"}),
+        ({"epochs": 4, "schedule": "cosine"}, {0: "init", 12: "end"}),
+        ({"epochs": 1, "schedule": "onecycle"}, {0: "init", 1: "anneal", 3: "end"}),
+        ({"steps": 10, "snapshots": [4]}, {0: "init", 4: "step 4", 10: "end"}),
+        ({"steps": 10, "snapshots": [0, 10]}, {0: "init", 10: "end"}),
+    ],
+)
+def test_snapshots_stand_at_init_before_annealing_and_end(train: dict, expected: dict) -> None:
+    assert timeline(TrainConfig(batch_size=30, **train), 100).snapshots == expected
+
+
+# --------------------------------------------------------------------------------------- members
+def test_members_learn_and_curves_are_what_was_met() -> None:
+    trained = run(config({"epochs": 20}))
+    assert trained.weights.shape == (3, 3, 64 * 8 + 8 + 8 * 10 + 10)
+    assert trained.train_loss.shape == (3, 20)
+    assert (trained.train_loss[:, -1] < 0.5 * trained.train_loss[:, 0]).all()
+    assert (trained.train_accuracy[:, -1] > 0.7).all()
+    assert not np.array_equal(trained.weights[0], trained.weights[1])
+
+
+def test_results_do_not_depend_on_neighbours() -> None:
+    c = config(train__learning_rate=[0.01, 0.1, 0.5])
+    together, members = run(c), members_of(c)
+    for chosen in ([4], [8, 0, 3], [2, 3]):
+        alone = run(c, [members[i] for i in chosen])
+        np.testing.assert_array_equal(alone.weights, together.weights[chosen])
+        np.testing.assert_array_equal(alone.train_loss, together.train_loss[chosen])
+
+
+def test_divergence_is_flagged_and_contained() -> None:
+    c = config(train__learning_rate=[0.1, 1e30])
+    trained = run(c)
+    assert (trained.diverged_epoch[:3] == -1).all()
+    assert (trained.diverged_epoch[3:] == 0).all()
+    assert np.isnan(trained.weights[3:, 1:]).all()
+    assert np.isfinite(trained.weights[3:, 0]).all(), "initialisation was finite"
+    assert np.isnan(trained.train_loss[3:, 1:]).all(), "no loss after divergence"
+    healthy = run(c, members_of(c)[:3])
+    np.testing.assert_array_equal(healthy.weights, trained.weights[:3])
+
+
+def test_a_reached_target_freezes_the_member() -> None:
+    epochs = {"epochs": 12, "snapshots": [9]}
+    free, stopped = run(config(epochs)), run(config(epochs | {"stop_at_train_loss": 1.0}))
+    for m in range(3):
+        expected = int(np.argmax(free.train_loss[m] <= 1.0))
+        assert stopped.stopped_epoch[m] == expected < 9, "the target is reached in this test"
+        np.testing.assert_array_equal(
+            stopped.train_loss[m, : expected + 1], free.train_loss[m, : expected + 1]
+        )
+        assert np.isnan(stopped.train_loss[m, expected + 1 :]).all()
+        np.testing.assert_array_equal(stopped.weights[m, -1], stopped.weights[m, 1])
+
+
+def test_an_epoch_meets_every_image_once() -> None:
+    """With rate 0 the mean batch loss of an epoch is the loss over the whole set, in any order."""
+    c = config({"epochs": 2}, train__learning_rate=[0.0])
+    trained = run(c)
+    np.testing.assert_allclose(trained.train_loss[:, 0], trained.train_loss[:, 1], rtol=1e-5)
+    np.testing.assert_array_equal(trained.weights[:, 0], trained.weights[:, -1])
+    assert len(set(trained.train_loss[:, 0].tolist())) == 3, "seeds differ in initialisation"
+
+
+def test_a_fraction_sees_the_first_images_only() -> None:
+    c = config(data={"fraction": 0.5})
+    dataset, (cohort,) = load(c.data), expand(c).cohorts
+    recipe = recipe_of(cohort.config, dataset)
+    assert recipe.training_size == 150
+    spoiled = training_data(_spoil(dataset, after=150), recipe)
+    clean = train_block(recipe, training_data(dataset, recipe), cohort.members)
+    np.testing.assert_array_equal(train_block(recipe, spoiled, cohort.members).weights, clean.weights)
+
+
+def _spoil(dataset: Dataset, after: int) -> Dataset:
+    from dataclasses import replace
+
+    images = dataset.train.images.copy()
+    images[after:] = 0
+    return replace(dataset, train=replace(dataset.train, images=images))
+
+
+def test_label_noise_makes_fitting_harder() -> None:
+    trained = run(config({"epochs": 20}, data__label_noise=[0.0, 0.5]))
+    assert trained.train_loss[3:, -1].min() > trained.train_loss[:3, -1].max()
+
+
+def test_augmentation_changes_training_but_not_its_start() -> None:
+    plain, augmented = run(config()), run(config(data={"crop": 1, "flip": True}))
+    assert np.isfinite(augmented.weights).all()
+    assert augmented.weights.shape == plain.weights.shape
+
+
+def test_init_scale_scales_the_initial_weights() -> None:
+    trained = run(config({"epochs": 1}, network__init_scale=[1.0, 3.0]))
+    norms = np.linalg.norm(trained.weights[:, 0], axis=-1)
+    assert norms[3:].mean() == pytest.approx(3 * norms[:3].mean(), rel=0.15)
+
+
+def test_constant_step_mode_makes_that_many_steps() -> None:
+    trained = run(config({"epochs": None, "steps": 8, "snapshots": [7]}))
+    assert trained.train_loss.shape == (3, 2)  # 6 steps of the first epoch, 2 of the second
+    assert np.isfinite(trained.train_loss).all()
+    assert not np.array_equal(trained.weights[:, 1], trained.weights[:, 2])
+
+
+def test_a_batch_larger_than_the_set_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"train\.batch_size: found 500, .* 300 training images"):
+        run(config({"batch_size": 500}))
+
+
+# ---------------------------------------------------------------------------------------- resume
+class Killed(Exception):
+    pass
+
+
+def test_spans_and_resume_leave_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    c = config({"epochs": 9, "schedule": "step", "snapshots": [2, 7]})
+    whole = run(c)
+    monkeypatch.setattr(block, "SPAN_SECONDS", 1e-6)  # one epoch at a time
+    monkeypatch.setattr(block, "CHECKPOINT_SECONDS", 0.0)
+    made = 0
+
+    def kill_later(steps: int) -> None:
+        nonlocal made
+        made += steps
+        if made > 30:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(c, resume_dir=tmp_path / "state", on_steps=kill_later)
+    reported: list[int] = []
+    resumed = run(c, resume_dir=tmp_path / "state", on_steps=reported.append)
+    assert reported[0] > 0, "it went on from a checkpoint"
+    assert sum(reported) == 9 * 6
+    for name in ("weights", "train_loss", "train_accuracy"):
+        np.testing.assert_array_equal(getattr(resumed, name), getattr(whole, name))
+
+
+def test_one_compilation_serves_all_spans_and_rates() -> None:
+    compiled: list[str] = []
+    c = config({"epochs": 7}, train__learning_rate=[0.03, 0.1])
+    run(c)  # everything is compiled now
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, seconds, **_: compiled.append(event) if "backend_compile" in event else None
+    )
+    run(c)
+    jax.monitoring.clear_event_listeners()
+    assert compiled == []

@@ -1,7 +1,68 @@
-"""Shared fixtures: devices, and tiny zoos that are generated once per session."""
+"""Shared fixtures: devices, a compilation cache, and a tiny zoo."""
 
 from __future__ import annotations
 
-from zoogen.population import use_all_cores
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+# One cache of compiled programs for all workers and for the processes that tests start.
+_CACHE = Path(tempfile.gettempdir()) / f"zoogen-tests-{os.getuid()}"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES", "none")
+
+from zoogen.population import use_all_cores  # noqa: E402
 
 use_all_cores()  # before anything starts JAX
+
+TINY = """
+name = "tiny"
+description = "a zoo for tests"
+[data]
+train_examples = 300
+test_examples = 100
+probe_examples = 100
+[network]
+depth = 1
+[train]
+epochs = 4
+batch_size = 50
+learning_rate = 0.05
+schedule = "step"
+snapshots = [1]
+[grid]
+seeds = 2
+load = "network.width"
+temperature = "train.learning_rate"
+[grid.axes]
+"network.width" = [4, 8]
+"train.learning_rate" = [0.01, 0.05]
+[landscape]
+hessian_examples = 60
+hessian_probes = 4
+lanczos_steps = 4
+curve_epochs = 1
+[sizes]
+tiny = 0.5
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two widths × two rates × two seeds, four epochs on 300 digits."""
+    path = tmp_path_factory.mktemp("config") / "tiny.toml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_zoo(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The finished zoo of ``tiny_config``; tests only read it."""
+    from zoogen import factory
+
+    path = tmp_path_factory.mktemp("zoo") / "tiny.zarr"
+    factory.generate(tiny_config, path)
+    return path

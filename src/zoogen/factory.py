@@ -182,11 +182,26 @@ def _begin_cohort(writer: ZooWriter, cohort: Cohort, recipe: Recipe, dataset: Da
         "training_size": recipe.training_size,
         "mean": dataset.mean.tolist(),
         "std": dataset.std.tolist(),
-        "dataset_sha256": dataset.sha256,
+        "dataset": _dataset_facts(dataset),
         "total_steps": line.total_steps,
     }
     size = default_block_size(len(cohort.members), 4 * len(snapshots) * spec.size)
     writer.begin_cohort(cohort.id, _cohort_table(cohort), spec.to_json(), snapshots, size, info)
+
+
+def _dataset_facts(dataset: Dataset) -> dict[str, Any]:
+    """What a reader wants to know of the data set without having it."""
+    most_common = np.bincount(dataset.train.labels).max() / len(dataset.train)
+    return {
+        "name": dataset.name,
+        "sha256": dataset.sha256,
+        "source": dataset.source,
+        "licence": dataset.licence,
+        "citation": dataset.citation,
+        "train_images": len(dataset.train),
+        "test_images": len(dataset.test),
+        "chance_accuracy": float(most_common),
+    }
 
 
 def _cohort_table(cohort: Cohort) -> pd.DataFrame:
@@ -283,7 +298,7 @@ def _label(writer: ZooWriter, rule: str) -> None:
         _by_pair(zoo, cells, pairs, "cka"),
         rule,
         failed=_by_seed(table, cells, "diverged") == 1,
-        chance_error=100 * (1 - 1 / zoo.classes),
+        chance_error=100 * (1 - zoo.facts["dataset"]["chance_accuracy"]),
         pairs=pairs,
     )
     writer.write_labels(

@@ -667,6 +667,8 @@ def _metric_panel(axes: Axes, colours_beside: Axes, grid: Grid, panel: Panel) ->
         np.ma.masked_invalid(shown), norm=norm, cmap=colours, rasterized=False,
     )  # fmt: skip
     bar = axes.figure.colorbar(mesh, cax=colours_beside, extend=_beyond(shown, norm))
+    if panel.scale == "magnitude":
+        _log_ticks(bar)
     bar.set_label(panel.unit, size=7, labelpad=2)
     bar.ax.tick_params(length=2, pad=1)
     bar.outline.set_linewidth(0.4)
@@ -688,6 +690,30 @@ def _colours(values: Float[np.ndarray, "row column"], scale: str) -> tuple[Any, 
         sizes = np.abs(finite[finite != 0])
         return LogNorm(sizes.min(), max(sizes.max(), sizes.min() * 1.01)), "cividis"
     return Normalize(finite.min(), max(finite.max(), finite.min() + 1e-9)), "viridis"
+
+
+def _log_ticks(bar: Any) -> None:
+    """Powers of ten, or 1, 2, 5 where there are fewer than two of them, in short numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    decades = np.log10(bar.norm.vmax / bar.norm.vmin)
+    bar.locator = LogLocator(subs=(1.0,) if decades >= 2 else (1.0, 2.0, 5.0), numticks=7)
+    bar.formatter = FuncFormatter(lambda value, _: _short(value))
+    bar.update_ticks()
+    bar.ax.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _short(value: float) -> str:
+    """A tick label of at most six characters.
+
+    Example:
+        >>> _short(0.02), _short(1e5), _short(2e-12)
+        ('0.02', '1e5', '2e−12')
+    """
+    if 1e-3 <= value < 1e4:
+        return f"{value:g}"
+    digits, exponent = f"{value:.0e}".split("e")
+    return f"{digits}e{int(exponent)}".replace("-", "−")
 
 
 def _beyond(values: Float[np.ndarray, "row column"], norm: Any) -> str:
@@ -778,8 +804,9 @@ _NO_MEASUREMENT = {"cell", "seed", "row", "members", "confidence", "diverged"}
 
 def _measurements(data: ReportData) -> list[str]:
     head = ["metric", "unit", "over", "measured", "least", "median", "greatest", "definition"]
-    of_members = _ranges(data.members, "members", set())
-    of_cells = _ranges(data.cells, "cells", set(data.members.columns))
+    of_pairs = {name for name, metric in METRICS.items() if metric.axes[0] == "pair"}
+    of_members = _ranges(data.members, "members", of_pairs)
+    of_cells = _ranges(data.cells, "cells", set(data.members.columns) - of_pairs)
     return _table(head, of_members + of_cells)
 
 

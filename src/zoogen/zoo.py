@@ -127,7 +127,7 @@ class Zoo:
             DataUnavailableError: if it can't be had here, or other images are found in its place.
         """
         dataset = load(self.config.data)
-        expected = self._facts["dataset_sha256"]
+        expected = self.facts["dataset"]["sha256"]
         if dataset.sha256 != expected:
             raise DataUnavailableError(
                 f"{self.path}: data set {self.config.data.source!r}: expected the content "
@@ -137,17 +137,10 @@ class Zoo:
         return dataset
 
     @property
-    def classes(self) -> int:
-        """Number of logits of every member."""
-        return int(self._facts["classes"])
-
-    @property
-    def _facts(self) -> dict[str, Any]:
-        """What all cohorts have in common."""
+    def facts(self) -> dict[str, Any]:
+        """What all cohorts have in common: ``dataset``, ``image_shape``, ``classes``, …"""
         if not self.reader.cohorts:
-            raise NotFoundError(
-                f"{self.path}: no cohort is committed yet; repeat `zoogen generate`"
-            )
+            raise NotFoundError(f"{self.path}: no cohort is begun yet; repeat `zoogen generate`")
         return self.reader.cohort(self.reader.cohorts[0]).info
 
     def __len__(self) -> int:
@@ -174,16 +167,35 @@ class Zoo:
 
     @cached_property
     def cells(self) -> pd.DataFrame:
-        """One row a cell: hyper-parameters, mean metrics, phase, its confidence and reason."""
-        members = self.members
-        numbers = members.select_dtypes("number").columns.difference(["row", "seed", "confidence"])
-        grouped = members.groupby("cell", sort=False)
-        fixed = [key for key in members if "." in key or key == "cohort"]
-        means = [key for key in numbers if key not in fixed]
-        table = grouped[fixed].first().join(grouped[means].mean())
+        """One row a cell: hyper-parameters, mean metrics, phase, its confidence and reason.
+
+        Means go over the members of a cell, or over its pairs for metrics of pairs.
+        """
+        grouped = self.members.groupby("cell", sort=False)
+        fixed = [key for key in self.members if "." in key or key == "cohort"]
+        table = grouped[fixed].first()
         table.insert(1, "members", grouped.size())
+        parts = [self._cell_means(cohort) for cohort in self.reader.cohorts]
+        table = table.join(pd.concat(parts)) if parts else table
         labels = self.reader.labels()
         return table if labels is None else table.join(labels.cells.set_index("cell"))
+
+    def _cell_means(self, cohort: str) -> pd.DataFrame:
+        cells = self.reader.members(cohort)["cell"]
+        means = {}
+        for name, metric in self._last_metrics(cohort).items():
+            owner = cells.index if metric.pairs is None else metric.pairs[:, 0]
+            last = pd.Series(metric.values[owner if metric.pairs is None else slice(None), -1])
+            means[name] = last.groupby(cells.loc[owner].to_numpy(), sort=False).mean()
+        return pd.DataFrame(means)
+
+    def _last_metrics(self, cohort: str) -> dict[str, Metric]:
+        """The metrics of a cohort that are one number a member (or pair) and snapshot."""
+        metrics = (
+            (name, self.reader.read_metric(cohort, name))
+            for name in self.reader.metric_names(cohort)
+        )
+        return {n: metric for n, metric in metrics if metric.dims in (MEMBER_AXES, PAIR_AXES)}
 
     def weights(self, snapshot: int | str = -1, where: str | None = None) -> Weights:
         """Weights of the members that a query selects.
@@ -311,10 +323,9 @@ class Zoo:
         rows = table.index.to_numpy()
         diverged = self.reader.read(cohort, "diverged_epoch")
         extra = {"diverged": diverged >= 0}
-        for name in self.reader.metric_names(cohort):
-            metric = self.reader.read_metric(cohort, name)
-            if metric.dims in (MEMBER_AXES, PAIR_AXES):
-                extra[name] = _last_per_member(metric, self.reader.cohort(cohort).members)[rows]
+        size = self.reader.cohort(cohort).members
+        for name, metric in self._last_metrics(cohort).items():
+            extra[name] = _last_per_member(metric, size)[rows]
         return table.assign(**extra)
 
     def _member_row(self, member: int | str) -> pd.Series:

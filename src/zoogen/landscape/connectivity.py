@@ -58,6 +58,8 @@ def train_curve(
         Garipov et al., Loss surfaces, mode connectivity, and fast ensembling of DNNs, 2018.
     """
 
+    images, labels = jnp.asarray(images), jnp.asarray(labels)
+
     def step(carry: tuple[Array, Array], given: tuple[Array, Array]) -> tuple[tuple, None]:
         (control, velocity), (index, t) = carry, given
         a, b, c = bezier_coefficients(t)
@@ -85,7 +87,7 @@ def along_curve_and_line(
     Returns:
         Two arrays ``[t]`` for the curve and two for the line.
     """
-    curve = bezier_coefficients(_T)
+    curve = bezier_coefficients(jnp.asarray(_T))
     line = jnp.stack([1 - _T, 0 * _T, _T], axis=-1)[1:-1]  # the ends are those of the curve
 
     def at(shares: Float[Array, "3"]) -> tuple[Array, Array]:

@@ -7,6 +7,7 @@ Hessian is ever built.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -49,9 +50,7 @@ def trace_samples(
     return jax.lax.map(sample, jnp.arange(probes, dtype=jnp.uint32))
 
 
-def mean_and_stderr(
-    samples: Float[Array, "*m k"],
-) -> tuple[Float[Array, "*m"], Float[Array, "*m"]]:
+def mean_and_stderr(samples: Float[Any, "*m k"]) -> tuple[Float[Any, "*m"], Float[Any, "*m"]]:
     """Mean over the last axis and its standard error."""
     return samples.mean(axis=-1), samples.std(axis=-1, ddof=1) / np.sqrt(samples.shape[-1])
 
@@ -106,31 +105,31 @@ def lanczos(
         Lanczos, 1950; Parlett, The symmetric eigenvalue problem, 1998, chapter 13.
     """
 
-    def step(carry: tuple[Array, Array, Array], i: Array) -> tuple[tuple[Array, ...], tuple]:
+    def step(carry: tuple, i: Array) -> tuple[tuple, tuple]:
         basis, q, scale = carry
         basis = jax.lax.dynamic_update_slice_in_dim(basis, q[None], i, axis=0)
         r = product(q)
         alpha = q @ r
-        r = _outside(basis, _outside(basis, r))
-        beta = _norm(r)
+        # The start, shifted, is as random as a new draw and costs none.
+        candidates = jnp.stack([r, jnp.roll(start, i + 1)])
+        candidates = _outside(basis, _outside(basis, candidates))
+        norms = jnp.sqrt(jnp.sum(candidates**2, axis=1))
+        beta = norms[0]
         scale = jnp.maximum(scale, jnp.maximum(jnp.abs(alpha), beta))
         exhausted = beta <= _BREAKDOWN * scale
-        # The start, shifted, is as random as a new draw and costs none.
-        fresh = _outside(basis, _outside(basis, jnp.roll(start, i + 1)))
-        r = jnp.where(exhausted, fresh, r)
-        return (basis, r / _norm(r), scale), (alpha, jnp.where(exhausted, 0, beta))
+        chosen = exhausted.astype(jnp.int32)
+        q = candidates[chosen] / norms[chosen]
+        return (basis, q, scale), (alpha, jnp.where(exhausted, 0, beta))
 
-    carry = (jnp.zeros((steps, start.size)), start / _norm(start), jnp.float32(0))
+    first = start / jnp.sqrt(start @ start)
+    carry = (jnp.zeros((steps, start.size)), first, jnp.float32(0))
     _, (alpha, beta) = jax.lax.scan(step, carry, jnp.arange(steps))
     return alpha, beta
 
 
-def _outside(basis: Float[Array, "k p"], v: Float[Array, " p"]) -> Float[Array, " p"]:
-    return v - (basis @ v) @ basis
-
-
-def _norm(v: Float[Array, " p"]) -> Float[Array, ""]:
-    return jnp.sqrt(v @ v)
+def _outside(basis: Float[Array, "k p"], v: Float[Array, "n p"]) -> Float[Array, "n p"]:
+    """What vectors have outside the span of orthonormal rows (twice is enough: Kahan)."""
+    return v - (v @ basis.T) @ basis
 
 
 def ritz_top(

@@ -97,7 +97,14 @@ def lenet(config: NetworkConfig, image_shape: ImageShape, classes: int) -> Archi
     flattened = Axis(incoming.size * positions, incoming.group, block=positions)
     axes |= _dense_axes("hidden", units["hidden"], flattened)
     axes |= _dense_axes("output", Axis(classes), units["hidden"])
-    return Architecture(ParamSpec.build(axes, layers.scalings(config.activation, units)), apply)
+    return Architecture(ParamSpec.build(axes, _lenet_scalings(config.activation)), apply)
+
+
+def _lenet_scalings(activation: str) -> dict[str, str]:
+    """Largest of a window commutes with positive factors, but not with a change of sign."""
+    scalings = layers.scalings(activation, LENET_UNITS)
+    signed = [name for name in LENET_POOLED if scalings[name] == "sign"]
+    return scalings | dict.fromkeys(signed, "none")
 
 
 def _share(width: int, published: int) -> int:
@@ -121,10 +128,11 @@ def _cnn_map(image_shape: ImageShape, depth: int, padding: int) -> None:
     size = min(image_shape[1:])
     for layer in range(depth):
         if size + 2 * padding < KERNEL:
+            shallower = f"set network.depth to {layer} or less, or " if layer else "set "
             raise ConfigError(
                 f"network.depth: {depth} convolutions do not fit a {_shown(image_shape)} image: "
-                f"conv{layer} needs maps of at least {KERNEL}×{KERNEL}, found {size}×{size}; "
-                f"set network.depth to {layer} or less, or network.padding to 'same'"
+                f"conv{layer} needs maps of at least {KERNEL}×{KERNEL}, found {size} on one side; "
+                f"{shallower}network.padding to 'same'"
             )
         size = (size + 2 * padding - KERNEL) // STRIDE + 1
 

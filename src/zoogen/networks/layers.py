@@ -1,7 +1,8 @@
 """Layers of one member, formulated so that a population of them stays fast.
 
 Activations are batch-last, ``[c h w b]`` and ``[f b]``: the batch is the contiguous axis, so that
-patches, pooling and biases copy and add long runs, and one matrix product serves a layer.
+patches, pooling and biases copy and add long runs, and one matrix product serves a layer. How a
+convolution becomes products is chosen per backend and geometry (`formulations`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-Maps = Float[Array, "c h w b"]
+from zoogen.networks.formulations import FORMULATIONS, Geometry, choose, chosen
+
+__all__ = [
+    "ACTIVATIONS", "SCALINGS", "chosen", "conv2d", "dense", "global_average_pool", "max_pool",
+    "scalings",
+]  # fmt: skip
 
 
 def leaky_relu(x: Array) -> Array:
@@ -59,6 +65,9 @@ def conv2d(
 ) -> Float[Array, "o y x b"]:
     """Two-dimensional cross-correlation plus bias, as in PyTorch.
 
+    Works under ``vmap``, ``lax.map``, loops, reverse mode and forward over reverse
+    (``jvp`` of ``grad``); on CPU it has no forward mode of its own (``jvp`` without ``grad``).
+
     Args:
         x: input maps, batch last.
         weight: kernels in PyTorch layout.
@@ -68,25 +77,14 @@ def conv2d(
 
     Returns:
         Maps with ``(h + 2 padding − kh) // stride + 1`` rows, and columns likewise.
+
+    Example:
+        >>> maps, kernel = jnp.arange(9.0).reshape(1, 3, 3, 1), jnp.ones((1, 1, 2, 2))
+        >>> conv2d(maps, kernel, jnp.zeros(1))[0, :, :, 0].tolist()
+        [[8.0, 12.0], [20.0, 24.0]]
     """
-    out, _, kh, kw = weight.shape
-    patches = _patches(x, kh, kw, stride, padding)
-    _, _, rows, columns, batch = patches.shape
-    product = weight.reshape(out, -1) @ patches.reshape(-1, rows * columns * batch)
-    return product.reshape(out, rows, columns, batch) + bias[:, None, None, None]
-
-
-def _patches(x: Maps, kh: int, kw: int, stride: int, padding: int) -> Float[Array, "c k y x b"]:
-    """Windows of every kernel position, side by side."""
-    if padding:
-        x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    rows, columns = (x.shape[1] - kh) // stride + 1, (x.shape[2] - kw) // stride + 1
-    taps = [
-        x[:, i : i + (rows - 1) * stride + 1 : stride, j : j + (columns - 1) * stride + 1 : stride]
-        for i in range(kh)
-        for j in range(kw)
-    ]
-    return jnp.stack(taps, axis=1)
+    product = FORMULATIONS[choose(Geometry.of(x.shape, weight.shape, stride, padding))]
+    return product(x, weight, stride, padding) + bias[:, None, None, None]
 
 
 def max_pool(x: Float[Array, "c h w b"], size: int = 2) -> Float[Array, "c y x b"]:

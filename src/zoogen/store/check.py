@@ -115,6 +115,8 @@ def _stale(root: Path, manifest: Manifest) -> Iterator[Problem]:
         yield Problem("stale", BACKUP, f"copy of {MANIFEST}", *difference)
     table = manifest.members_table
     if table is None:
+        if (root / MEMBERS_TABLE).exists():
+            yield Problem("stale", MEMBERS_TABLE, "derived table", "nothing", "a file")
         return
     difference = deviation(root, MEMBERS_TABLE, table, deep=True)
     content = manifest.content_hash()
@@ -126,20 +128,20 @@ def _stale(root: Path, manifest: Manifest) -> Iterator[Problem]:
 
 def _leftover_problems(root: Path, manifest: Manifest) -> Iterator[Problem]:
     for path in leftovers(root, manifest):
-        found = "a symbolic link" if path.is_symlink() else "it"
+        found = "a symbolic link" if path.is_symlink() else "a file"
         name = path.relative_to(root).as_posix()
-        yield Problem("leftover", name, "in no committed unit", "nothing there", found)
+        yield Problem("leftover", name, "not committed", "nothing", found)
 
 
 def leftovers(root: Path, manifest: Manifest) -> list[Path]:
-    """What lies in the zoo's own directories and is not committed, links included."""
+    """What lies in the zoo's own directories and is not committed; linked directories as one."""
     listed = {file for _, unit in manifest.units() for file in unit.files}
     listed |= manifest.metadata_files().keys()
     found = [
         path
         for directory in TERRITORY
         for path in leaves(root / directory)
-        if path.is_symlink() or path.relative_to(root).as_posix() not in listed
+        if path.relative_to(root).as_posix() not in listed
     ]
     found += [root / f"{name}{PARTIAL}" for name in (MANIFEST, BACKUP, MEMBERS_TABLE)]
     return [path for path in found if path.is_symlink() or path.exists()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -126,13 +127,18 @@ class ArrayEntry(Record):
         }
 
 
-def group_metadata(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Content of a group's ``zarr.json``."""
-    return {"zarr_format": 3, "node_type": "group", "attributes": {"zoogen": attributes}}
+@lru_cache(maxsize=16384)  # every commit and every check asks for all of them
+def array_file(entry: ArrayEntry) -> bytes:
+    """The ``zarr.json`` of an array."""
+    return _spell(entry.zarr_metadata())
 
 
-def metadata_bytes(metadata: Mapping[str, Any]) -> bytes:
-    """The one spelling of a ``zarr.json``."""
+def group_file(attributes: Mapping[str, Any]) -> bytes:
+    """The ``zarr.json`` of a group."""
+    return _spell({"zarr_format": 3, "node_type": "group", "attributes": {"zoogen": attributes}})
+
+
+def _spell(metadata: Mapping[str, Any]) -> bytes:
     return (json.dumps(metadata, indent=1, allow_nan=False) + "\n").encode()
 
 

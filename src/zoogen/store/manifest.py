@@ -16,9 +16,9 @@ from zoogen.store.layout import (
     Name,
     Record,
     Size,
+    array_file,
     first_reason,
-    group_metadata,
-    metadata_bytes,
+    group_file,
 )
 
 FORMAT_VERSION = 1
@@ -194,9 +194,9 @@ class Manifest(Record):
                 prefix = measured_path(number, name)
                 groups[prefix] = {}
                 arrays |= {f"{prefix}{array}/": e for array, e in measurement.arrays.items()}
-        metadata = {path: group_metadata(attributes) for path, attributes in groups.items()}
-        metadata |= {path: entry.zarr_metadata() for path, entry in arrays.items()}
-        return {f"{path}zarr.json": metadata_bytes(value) for path, value in metadata.items()}
+        files = {path: group_file(attributes) for path, attributes in groups.items()}
+        files |= {path: array_file(entry) for path, entry in arrays.items()}
+        return {f"{path}zarr.json": data for path, data in files.items()}
 
     def content_hash(self) -> str:
         """What the zoo holds, whenever and in however many attempts it was written."""

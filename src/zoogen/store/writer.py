@@ -31,7 +31,7 @@ from zoogen.store.disk import (
     storage_errors,
     writer_lock,
 )
-from zoogen.store.layout import ArrayEntry, check_name, entries_for
+from zoogen.store.layout import MAX_BLOCK_MEMBERS, ArrayEntry, check_name, entries_for
 from zoogen.store.manifest import (
     BACKUP,
     MANIFEST,
@@ -181,8 +181,9 @@ class ZooWriter:
                 and the hyper-parameters, in the order of the member axis.
             spec: description of the parameter axis, plain JSON.
             snapshots: one JSON value an entry of the snapshot axis, such as its step.
-            block_size: members per block; see :func:`~zoogen.store.default_block_size`. A cohort
-                that was begun keeps the size with which it was begun.
+            block_size: members per block, at most 1,024; see
+                :func:`~zoogen.store.default_block_size`. A cohort that was begun keeps the size
+                with which it was begun.
             info: free JSON, not compared with what was announced before.
 
         Raises:
@@ -194,7 +195,7 @@ class ZooWriter:
         check_name("cohort", cohort)
         new = Cohort(
             members=len(members),
-            block_size=max(1, min(block_size, len(members))),
+            block_size=max(1, min(block_size, MAX_BLOCK_MEMBERS, len(members))),
             spec=_json(spec),
             snapshots=tuple(_json({"": list(snapshots)})[""]),
             info=_json(info or {}),

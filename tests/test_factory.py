@@ -1,0 +1,174 @@
+"""Generating a zoo: what is skipped on repetition, resumed after a kill, and left untouched."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from zoogen import factory, store
+from zoogen.config import load_config
+from zoogen.errors import ConfigError, ConflictError, DataUnavailableError, NotFoundError
+from zoogen.zoo import Zoo, open_zoo
+
+KILL_WORKER = Path(__file__).with_name("kill_worker.py")
+
+
+def content(zoo: Zoo) -> str:
+    return zoo.reader.manifest.content_hash()
+
+
+def test_a_finished_zoo_is_intact_and_repeating_does_nothing(
+    tiny_config: Path, tiny_zoo: Path
+) -> None:
+    assert store.verify(tiny_zoo) == []
+    before = (tiny_zoo / "manifest.json").read_bytes()
+    work: list[str] = []
+
+    def recorder(name: str, total: float, unit: str):  # type: ignore[no-untyped-def]
+        work.append(name)
+        raise AssertionError("nothing is left to do")
+
+    factory.generate(tiny_config, tiny_zoo, recorder)
+    assert work == []
+    assert (tiny_zoo / "manifest.json").read_bytes() == before
+
+
+def test_the_same_config_gives_the_same_bytes(
+    tiny_config: Path, tiny_zoo: Path, tmp_path: Path
+) -> None:
+    again = factory.generate(tiny_config, tmp_path / "again.zarr")
+    assert content(again) == content(open_zoo(tiny_zoo))
+
+
+def test_another_config_is_refused(tiny_config: Path, tiny_zoo: Path) -> None:
+    other = load_config(tiny_config, ["seed=1"])
+    with pytest.raises(ConflictError, match="choose another path"):
+        factory.generate(other, tiny_zoo)
+
+
+def test_progress_counts_every_member_once(tiny_config: Path, tmp_path: Path) -> None:
+    from contextlib import contextmanager
+
+    done: dict[str, float] = {}
+
+    @contextmanager
+    def reporter(name: str, total: float, unit: str):  # type: ignore[no-untyped-def]
+        done[name] = 0.0
+        yield lambda units: done.__setitem__(name, done[name] + units)
+        assert done[name] == pytest.approx(total)
+
+    config = load_config(tiny_config, ["grid.axes.network.width=[4]"])
+    factory.generate(config, tmp_path / "z.zarr", reporter)
+    assert done == pytest.approx({"train": 4, "measure": 4})
+
+
+def test_a_bad_plan_stops_before_any_work(tiny_config: Path, tmp_path: Path) -> None:
+    cases = {
+        "grid.axes.train.batch_size=[50, 9999]": ConfigError,
+        "landscape.metrics=['beauty']": ConfigError,
+        "phases.rule='taxonomie'": NotFoundError,
+        "data.source='npz'": ConfigError,
+    }
+    for override, error in cases.items():
+        with pytest.raises(error):
+            factory.generate(load_config(tiny_config, [override]), tmp_path / "bad.zarr")
+    missing = load_config(tiny_config, ["data.source=idx", "data.path=/nowhere/at/all"])
+    with pytest.raises(DataUnavailableError):
+        factory.generate(missing, tmp_path / "bad.zarr")
+    assert not (tmp_path / "bad.zarr").exists()
+
+
+# ------------------------------------------------------------------------- measuring and labelling
+@pytest.fixture
+def copied_zoo(tiny_zoo: Path, tmp_path: Path) -> Path:
+    import shutil
+
+    return Path(shutil.copytree(tiny_zoo, tmp_path / "copy.zarr"))
+
+
+def test_measuring_again_gives_the_same_numbers_in_a_new_run(copied_zoo: Path) -> None:
+    before = open_zoo(copied_zoo)
+    after = factory.measure(copied_zoo, ["performance", "weights"])
+    assert list(after.reader.manifest.runs) == ["0001", "0002"]
+    for name in ("train_loss", "test_accuracy", "weight_norm", "hessian_trace"):
+        np.testing.assert_array_equal(after.members[name], before.members[name])
+    assert store.verify(copied_zoo) == []
+    with pytest.raises(ConfigError, match=r"found 'beauty', allowed"):
+        factory.measure(copied_zoo, ["beauty"])
+
+
+def test_relabelling_touches_no_measurement(copied_zoo: Path, tmp_path: Path) -> None:
+    before = open_zoo(copied_zoo)
+    from zoogen.phases import load_rule
+
+    strict = load_rule("taxonomy").model_dump(mode="json")
+    lenient = tmp_path / "lenient.toml"
+    text = (Path(factory.__file__).parent / "rules" / "taxonomy.toml").read_text()
+    lenient.write_text(text.replace("value = 0.5", "value = 99.0"))
+    after = factory.label(copied_zoo, str(lenient))
+    assert strict["thresholds"]["train_error"]["value"] == 0.5
+    assert not set(after.cells["phase"]) & {"I", "II"}, "nothing is under-fitted any more"
+    units = dict(before.reader.manifest.units())
+    kept = dict(after.reader.manifest.units())
+    assert all(kept[key] == unit for key, unit in units.items())
+    assert store.verify(copied_zoo) == []
+
+
+def test_repair_and_generate_heal_a_damaged_zoo(
+    tiny_config: Path, tiny_zoo: Path, copied_zoo: Path
+) -> None:
+    shards = [p for p in copied_zoo.rglob("c/**/*") if p.is_file()]
+    for shard in (max(shards, key=lambda p: p.stat().st_size), sorted(shards)[0]):
+        data = bytearray(shard.read_bytes())
+        data[len(data) // 2] ^= 0x10
+        shard.write_bytes(data)
+    assert any(problem.kind == "damaged" for problem in store.verify(copied_zoo))
+    assert store.repair(copied_zoo)
+    healed = factory.generate(tiny_config, copied_zoo)
+    assert content(healed) == content(open_zoo(tiny_zoo))
+    assert store.verify(copied_zoo) == []
+
+
+# ----------------------------------------------------------------------------------------- faults
+@pytest.mark.slow
+def test_twenty_kills_lose_nothing_and_change_nothing(
+    tiny_config: Path, tiny_zoo: Path, tmp_path: Path
+) -> None:
+    run = subprocess.run(
+        [sys.executable, str(KILL_WORKER), str(tiny_config), str(tmp_path), "20"],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    outcome = json.loads(run.stdout)
+    assert outcome["kills"] == 20
+    assert outcome["unreadable"] == []
+    assert outcome["damaged"] == []
+    assert set(outcome["hashes"]) == {content(open_zoo(tiny_zoo))}
+
+
+def test_members_do_not_depend_on_the_number_of_devices(
+    tiny_config: Path, tiny_zoo: Path, tmp_path: Path
+) -> None:
+    """Eight forced host devices give the bytes of two."""
+    program = (
+        "import sys, jax; from zoogen import factory, open_zoo;"
+        "zoo = factory.generate(sys.argv[1], sys.argv[2]);"
+        "print(jax.local_device_count(), zoo.reader.manifest.content_hash())"
+    )
+    import os
+
+    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    run = subprocess.run(
+        [sys.executable, "-c", program, str(tiny_config), str(tmp_path / "eight.zarr")],
+        capture_output=True, text=True, env=env, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert run.stdout.split() == ["8", content(open_zoo(tiny_zoo))]

@@ -1,0 +1,291 @@
+"""A cohort measured as a whole: against single networks, and without regard to neighbours."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from zoogen.config import DataConfig, LandscapeConfig, NetworkConfig
+from zoogen.data import Dataset, Split, noisy_labels, normalise
+from zoogen.errors import ConfigError
+from zoogen.keys import identity_words
+from zoogen.landscape import (
+    CURVE_POINTS,
+    GROUPS,
+    METRICS,
+    Measurement,
+    cross_entropy,
+    linear_cka,
+    measure_cohort,
+    seed_pairs,
+)
+from zoogen.networks import build_network
+
+M, S, P = 4, 2, 35
+NETWORK = build_network(
+    NetworkConfig(family="mlp", width=4, depth=1, activation="tanh"), (1, 2, 2), 3
+)
+DATA = DataConfig(fraction=0.8, probe_examples=24)
+LANDSCAPE = LandscapeConfig(
+    hessian_examples=16, hessian_probes=40, lanczos_steps=12, curve_epochs=3, curve_batch_size=8
+)
+NOISE = np.array([0.0, 0.0, 0.5, 0.5])
+CELLS = ["a", "a", "b", "b"]
+PAIRS = seed_pairs(CELLS)
+WORDS = np.stack([identity_words(f"member {i}") for i in range(M)])
+
+
+def _dataset() -> Dataset:
+    rng = np.random.default_rng(0)
+    train, test = (
+        Split(
+            rng.integers(0, 255, (n, 1, 2, 2)).astype(np.uint8),
+            rng.integers(0, 3, n).astype(np.int32),
+        )
+        for n in (50, 20)
+    )
+    mean, std = np.array([127.0], np.float32), np.array([74.0], np.float32)
+    return Dataset("tiny", train, test, 3, mean, std, "", "", "", "")
+
+
+DATASET = _dataset()
+WEIGHTS = np.random.default_rng(1).normal(size=(M, S, NETWORK.spec.size)).astype(np.float32)
+
+
+def measure(weights: np.ndarray = WEIGHTS, take: slice = slice(None), **changed) -> Measurement:
+    """Measure some members of the cohort with their pairs."""
+    given = {
+        "weights": weights[take],
+        "pairs": seed_pairs(CELLS[take]),
+        "label_noise": NOISE[take],
+        "member_words": WORDS[take],
+    }
+    return measure_cohort(NETWORK, DATASET, DATA, LANDSCAPE, **(given | changed))
+
+
+@pytest.fixture(scope="module")
+def measured() -> Measurement:
+    return measure()
+
+
+def single(member: int, snapshot: int) -> tuple[np.ndarray, jax.Array, np.ndarray]:
+    """Logits on both probe sets, and labels as trained on, of one network by itself."""
+    params = NETWORK.spec.unflatten(jnp.asarray(WEIGHTS[member, snapshot]))
+
+    def logits(images: np.ndarray) -> np.ndarray:
+        return np.asarray(NETWORK.apply(params, normalise(images, DATASET.mean, DATASET.std)))
+
+    train, test = DATASET.probes(DATA)
+    return (
+        logits(train.images),
+        noisy_labels(jnp.asarray(DATASET.train.labels), NOISE[member], 3, DATA.seed)[:24],
+        logits(test.images),
+    )
+
+
+def test_every_metric_of_the_table_is_there_in_its_shape_and_range(measured):
+    assert list(measured.arrays) == list(METRICS)
+    sizes = {"member": M, "snapshot": S, "pair": 2, "t": 5, "layer": 2}
+    for name, metric in METRICS.items():
+        values = measured.arrays[name]
+        assert values.dtype == np.float32
+        assert values.shape == tuple(sizes[axis] for axis in metric.axes)
+        assert measured.dims[name] == metric.axes
+        finite = values[..., 1:, :] if name == "layer_rotation" else values
+        assert np.isfinite(finite).all(), name
+        assert metric.low is None or values.min() >= metric.low
+        assert metric.high is None or values.max() <= metric.high
+    assert measured.coords == {"t": CURVE_POINTS, "layer": ("hidden0.weight", "output.weight")}
+
+
+def test_table_is_complete():
+    assert tuple(LandscapeConfig().metrics) == GROUPS
+    for name, metric in METRICS.items():
+        assert name == metric.name
+        assert metric.definition
+        assert metric.reference[-4:].isdigit()
+
+
+@pytest.mark.parametrize(("member", "snapshot"), [(0, 0), (2, 1)])
+def test_performance_equals_that_of_one_network(measured, member, snapshot):
+    train, labels, test = single(member, snapshot)
+    test_labels = DATASET.test.labels
+    found = {name: values[member, snapshot] for name, values in measured.arrays.items()
+             if METRICS[name].group == "performance"}  # fmt: skip
+    train_hits = np.mean(train.argmax(1) == labels)
+    test_hits = np.mean(test.argmax(1) == test_labels)
+    expected = {
+        "train_loss": cross_entropy(train, labels),
+        "train_error": 100 * (1 - train_hits),
+        "train_accuracy": train_hits,
+        "test_loss": cross_entropy(test, jnp.asarray(test_labels)),
+        "test_error": 100 * (1 - test_hits),
+        "test_accuracy": test_hits,
+        "generalisation_gap": train_hits - test_hits,
+    }
+    assert found == pytest.approx({k: float(v) for k, v in expected.items()}, rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize(("member", "snapshot"), [(0, 0), (3, 1)])
+def test_curvature_is_that_of_the_first_examples_with_noisy_labels(measured, member, snapshot):
+    labels = single(member, snapshot)[1][:16]
+    images = normalise(DATASET.train.images[:16], DATASET.mean, DATASET.std)
+
+    def loss(w: jax.Array) -> jax.Array:
+        return cross_entropy(NETWORK.apply(NETWORK.spec.unflatten(w), images), labels)
+
+    hessian = jax.jit(jax.hessian(loss))(WEIGHTS[member, snapshot])
+    spectrum = np.linalg.eigvalsh(np.asarray(hessian, np.float64))
+    found = {name: values[member, snapshot] for name, values in measured.arrays.items()
+             if METRICS[name].group == "curvature"}  # fmt: skip
+    error = abs(found["hessian_trace"] - spectrum.sum())
+    assert error <= 3.5 * found["hessian_trace_stderr"]
+    assert found["hessian_top"] == pytest.approx(spectrum[-1], rel=1e-3)
+    assert found["hessian_top_residual"] < 0.05 * spectrum[-1]
+
+
+def test_curves_meet_their_ends_and_similarity_its_logits(measured):
+    found = measured.arrays
+    for q, (i, j) in enumerate(PAIRS):
+        for s in range(S):
+            ends = found["curve_train_error"][q, s, [0, -1]]
+            np.testing.assert_allclose(ends, found["train_error"][[i, j], s], atol=1e-4)
+            ends = found["curve_train_loss"][q, s, [0, -1]]
+            np.testing.assert_allclose(ends, found["train_loss"][[i, j], s], rtol=1e-5)
+            expected = linear_cka(single(i, s)[2], single(j, s)[2])
+            assert found["cka"][q, s] == pytest.approx(expected, abs=1e-5)
+
+
+def test_training_lowers_the_curve(measured):
+    """Random ends: the trained middle beats the middle of the straight line on average."""
+    loss = measured.arrays["curve_train_loss"]
+    assert (loss[..., 1:-1].mean(-1) < (loss[..., 0] + loss[..., -1]) / 2).all()
+
+
+def test_costs_are_told(measured):
+    info = measured.info
+    assert info["hessian_trace"] == {"probes": 40, "hessian_products": 40, "examples": 16}
+    assert info["hessian_top"]["steps"] == 12
+    assert info["mode_connectivity"] == {"steps": 15, "gradient_evaluations": 15, "batch": 8}
+    assert info["members"]["rows"] == M * S
+    assert all(info[what]["seconds"] > 0 for what in ("members", "pairs", "weights"))
+
+
+def assert_same(found: Measurement, expected: Measurement, members: slice, pairs: slice) -> None:
+    for name, metric in METRICS.items():
+        part = members if metric.axes[0] == "member" else pairs
+        np.testing.assert_array_equal(found.arrays[name], expected.arrays[name][part], err_msg=name)
+
+
+def test_results_do_not_depend_on_who_else_is_measured(measured):
+    # Bit by bit, because on CPU one row is computed after another.
+    assert_same(measure(take=slice(2, 4)), measured, slice(2, 4), slice(1, 2))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e30], ids=str)
+def test_diverged_member_is_nan_and_disturbs_nobody(measured, value):
+    weights = WEIGHTS.copy()
+    weights[1, 1] = value
+    found = measure(weights)
+    for name, metric in METRICS.items():
+        values, expected = found.arrays[name], measured.arrays[name].copy()
+        own = (1, 1) if metric.axes[0] == "member" else (0, 1)
+        if np.isfinite(value):
+            assert not np.isinf(values).any(), name  # 1e30 may overflow, or not
+        else:
+            assert np.isnan(values[own]).all(), name
+        expected[own] = values[own]
+        np.testing.assert_array_equal(values, expected, err_msg=name)
+
+
+def test_permuted_members_differ_where_the_table_says_so(measured):
+    order = NETWORK.spec.random_permutation(3)
+    weights = WEIGHTS.copy()
+    weights[::2] = NETWORK.spec.permute(WEIGHTS[::2], order)
+    found = measure(weights)
+    stderr = measured.arrays["hessian_trace_stderr"]
+    for name, metric in METRICS.items():
+        if name in ("hessian_trace_stderr", "hessian_top_residual"):
+            continue  # of an estimate, and so of the directions that chance chose
+        difference = np.abs(found.arrays[name] - measured.arrays[name])
+        if name == "hessian_trace":
+            assert (difference <= 5 * stderr).all()
+        elif metric.permutation_symmetric:
+            assert np.nanmax(difference) <= 1e-3, name
+        elif name != "worst_t":  # one of three values: may stay by chance
+            assert np.nanmax(difference) > 1e-3, name
+
+
+@pytest.mark.slow
+def test_groups_are_taken_alone_with_the_same_results(measured):
+    for group in GROUPS:
+        found = measure(groups=[group])
+        assert {METRICS[name].group for name in found.arrays} == {group}
+        for name, values in found.arrays.items():
+            np.testing.assert_allclose(values, measured.arrays[name], rtol=2e-4, atol=1e-4)
+
+
+def test_one_compilation_serves_other_weights_noise_and_names():
+    traced = []
+
+    def counted(params: dict, images: jax.Array) -> jax.Array:
+        traced.append(None)
+        return NETWORK.apply(params, images)
+
+    network = replace(NETWORK, apply=counted)
+    counts = []
+    for changed in (WEIGHTS, 2 * WEIGHTS):
+        measure_cohort(
+            network, DATASET, DATA, LANDSCAPE, changed, PAIRS, NOISE, WORDS + len(counts),
+            groups=["performance"],
+        )  # fmt: skip
+        counts.append(len(traced))
+    assert counts[0] == counts[1] > 0
+
+
+def test_cell_of_one_member_has_no_pairs(measured):
+    found = measure(pairs=seed_pairs(list("abcd")))
+    assert found.arrays["mode_connectivity"].shape == (0, S)
+    assert found.arrays["curve_train_error"].shape == (0, S, 5)
+    assert found.arrays["cka"].shape == (0, S)
+    np.testing.assert_array_equal(found.arrays["hessian_top"], measured.arrays["hessian_top"])
+
+
+def test_progress_reaches_its_total():
+    seen: list[tuple[int, int, str]] = []
+    measure(on_progress=lambda *step: seen.append(step))
+    assert seen[-1] == (2 * S, 2 * S, "pairs")
+    assert (M * S, M * S, "members") in seen
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"groups": ["curvatura"]}, "curvatura.*performance, curvature"),
+        ({"weights": WEIGHTS[..., :-1]}, r"\[member, snapshot, 35\].*\[4, 2, 34\]"),
+        ({"pairs": np.array([[0, 1], [1, 2]])}, r"pair \(1, 2\).*0 and 0.5"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(changed, message):
+    with pytest.raises(ConfigError, match=message):
+        measure(**changed)
+
+
+@pytest.mark.parametrize(
+    ("cells", "limit", "pairs"),
+    [
+        ("", None, []),
+        ("abc", None, []),
+        ("aaa", None, [[0, 1], [1, 2], [0, 2]]),
+        ("abab", None, [[0, 2], [1, 3]]),
+        ("aaaabb", 3, [[0, 1], [1, 2], [2, 3], [4, 5]]),
+    ],
+)
+def test_pairs_stay_within_cells(cells, limit, pairs):
+    found = seed_pairs(list(cells), limit)
+    assert found.shape == (len(pairs), 2)
+    assert found.tolist() == pairs

@@ -1,0 +1,285 @@
+"""Networks: published sizes, PyTorch's own outputs, symmetries, initial distributions, errors."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from zoogen.config import NetworkConfig
+from zoogen.errors import ConfigError
+from zoogen.networks import FAMILIES, build_network
+from zoogen.networks.initializers import INITIALIZERS
+from zoogen.networks.layers import ACTIVATIONS
+
+GREY, COLOUR = (1, 28, 28), (3, 28, 28)
+
+NETWORKS = [
+    (NetworkConfig(family="mlp", width=5), (1, 8, 8)),
+    (NetworkConfig(family="mlp", width=6, depth=1, activation="tanh"), (2, 3, 4)),
+    (NetworkConfig(family="mlp", width=4, depth=4, activation="silu"), (1, 8, 8)),
+    (NetworkConfig(family="cnn", width=4, activation="gelu"), COLOUR),
+    (NetworkConfig(family="cnn", width=3, padding="same", activation="leaky_relu"), (1, 9, 8)),
+    (NetworkConfig(family="cnn", width=4, depth=2, activation="sigmoid"), (1, 8, 8)),
+    (NetworkConfig(family="lenet", width=8), COLOUR),
+    (NetworkConfig(family="lenet", width=3, activation="tanh"), (1, 21, 24)),
+]
+ALL = pytest.mark.parametrize(
+    ("config", "shape"), NETWORKS, ids=[f"{c.family}-{c.activation}" for c, _ in NETWORKS]
+)
+
+
+def images(shape, count=7, seed=0):
+    rng = np.random.default_rng(seed)
+    return jnp.asarray(rng.normal(size=(count, *shape)), jnp.float32)
+
+
+def flat_params(network, seed=0):
+    """Weights and biases that are all different from zero."""
+    rng = np.random.default_rng(seed)
+    return jnp.asarray(0.3 * rng.normal(size=network.spec.size), jnp.float32)
+
+
+@pytest.mark.parametrize(
+    ("config", "shape", "parameters"),
+    [
+        (NetworkConfig(family="mlp", width=64), GREY, 55_050),
+        (NetworkConfig(family="cnn", width=16), GREY, 4_970),
+        (NetworkConfig(family="lenet", width=8), GREY, 2_464),
+        (NetworkConfig(family="lenet", width=8), COLOUR, 2_864),
+    ],
+)
+def test_published_architectures_have_their_published_size(config, shape, parameters):
+    assert build_network(config, shape, 10).spec.size == parameters
+
+
+def test_every_family_of_the_table_is_tested():
+    assert {config.family for config, _ in NETWORKS} == set(FAMILIES)
+
+
+def test_lenet_width_scales_all_layers_in_proportion():
+    groups = build_network(NetworkConfig(family="lenet", width=16), GREY, 10).spec.groups
+    assert [group.size for group in groups.values()] == [16, 12, 8, 40]
+    narrow = build_network(NetworkConfig(family="lenet", width=1), GREY, 10).spec.groups
+    assert min(group.size for group in narrow.values()) == 1
+
+
+@ALL
+def test_logits_equal_pytorch(config, shape):
+    torch = pytest.importorskip("torch")
+    network = build_network(config, shape, 10)
+    twin = torch_twin(torch, network)
+    vector = flat_params(network)
+    load_flat(torch, twin, np.asarray(vector))
+    x = images(shape)
+    with torch.no_grad():
+        expected = twin(torch.from_numpy(np.asarray(x).copy())).numpy()
+    found = jax.jit(network.apply)(network.spec.unflatten(vector), x)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+def test_activation_and_gradient_equal_pytorch(activation):
+    torch = pytest.importorskip("torch")
+    x = np.array([-3, -1, -0.1, 0, 0.2, 1, 4], np.float32)
+    given = torch.from_numpy(x).requires_grad_()
+    expected = torch_activation(torch, activation)(given)
+    expected.sum().backward()
+    fn = ACTIVATIONS[activation]
+    np.testing.assert_allclose(fn(jnp.asarray(x)), expected.detach().numpy(), atol=1e-6)
+    gradient = jax.grad(lambda x: fn(x).sum())(jnp.asarray(x))
+    np.testing.assert_allclose(gradient, given.grad.numpy(), atol=1e-6)
+
+
+@ALL
+def test_permuting_units_leaves_logits(config, shape):
+    network = build_network(config, shape, 10)
+    vector, x = flat_params(network), images(shape)
+    permuted = network.spec.permute(vector, network.spec.random_permutation(1))
+    assert not np.array_equal(vector, permuted)
+    apply = jax.jit(network.apply)
+    before, after = (apply(network.spec.unflatten(v), x) for v in (vector, permuted))
+    np.testing.assert_allclose(before, after, rtol=1e-4, atol=1e-5)
+
+
+@ALL
+def test_scaling_units_leaves_logits_exactly_where_the_spec_says(config, shape):
+    network = build_network(config, shape, 10)
+    params, x = network.spec.unflatten(flat_params(network)), images(shape)
+    apply = jax.jit(network.apply)
+    logits = apply(params, x)
+    for group in network.spec.groups.values():
+        factor = {"positive": 1.7, "sign": -1.0, "none": -1.7}[group.scaling]
+        scaled = apply(scale_units(network.spec, params, group.name, factor), x)
+        assert np.allclose(logits, scaled, rtol=1e-4, atol=1e-5) == (group.scaling != "none")
+
+
+def scale_units(spec, params, group, factor):
+    """Outgoing weights of a group ÷ factor, its incoming weights and biases × factor."""
+    result = dict(params)
+    for parameter in spec.parameters:
+        for position, axis in enumerate(parameter.axes):
+            if axis.group == group:
+                result[parameter.name] *= factor if position == 0 else 1 / factor
+    return result
+
+
+@ALL
+def test_gradient_is_finite_and_reaches_every_parameter(config, shape):
+    network = build_network(config, shape, 10)
+    params = network.init(jax.random.key(0), 1.0)
+    gradient = jax.jit(jax.grad(lambda p: jnp.sum(network.apply(p, images(shape)) ** 2)))(params)
+    assert set(gradient) == {p.name for p in network.spec.parameters}
+    for name, leaf in gradient.items():
+        assert np.isfinite(leaf).all(), name
+        assert np.abs(leaf).max() > 0, name
+
+
+# Variance of a weight of `shape` by scheme; fans are units × kernel positions.
+VARIANCES = {
+    "he": lambda fan_in, fan_out: 2 / fan_in,
+    "glorot": lambda fan_in, fan_out: 2 / (fan_in + fan_out),
+    "lecun": lambda fan_in, fan_out: 1 / fan_in,
+    "normal": lambda fan_in, fan_out: 0.05**2,
+}
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("name", sorted(set(INITIALIZERS) - {"orthogonal"}))
+def test_initial_weights_have_the_variance_of_their_scheme(name, seed):
+    config = NetworkConfig(family="cnn", width=48, depth=2, init=name)
+    network = build_network(config, (1, 8, 8), 10)
+    weight = np.asarray(network.init(jax.random.key(seed), 1.5)["conv1.weight"])
+    expected = 1.5 * math.sqrt(VARIANCES[name.split("_")[0]](48 * 9, 48 * 9))
+    if name == "normal":
+        expected = 1.5 * 0.05
+    # 20,736 draws: a relative standard error of the deviation of at most 0.5 %
+    assert weight.std() == pytest.approx(expected, rel=0.025)
+    assert abs(weight.mean()) < 5 * expected / math.sqrt(weight.size)
+    if name.endswith("uniform"):
+        assert np.abs(weight).max() <= expected * math.sqrt(3) * (1 + 1e-6)
+
+
+def test_fan_in_counts_inputs_not_outputs():
+    network = build_network(NetworkConfig(family="mlp", width=10, init="he_normal"), GREY, 10)
+    weight = network.init(jax.random.key(0), 1.0)["hidden0.weight"]
+    assert float(weight.std()) == pytest.approx(math.sqrt(2 / 784), rel=0.05)
+
+
+@pytest.mark.parametrize("width", [8, 100])
+def test_orthogonal_weights_have_equal_singular_values(width):
+    config = NetworkConfig(family="mlp", width=width, init="orthogonal")
+    weight = build_network(config, (1, 8, 8), 10).init(jax.random.key(0), 2.0)["hidden0.weight"]
+    values = np.linalg.svd(np.asarray(weight), compute_uv=False)
+    np.testing.assert_allclose(values, 2.0, rtol=1e-4)
+
+
+def test_init_depends_on_key_and_scale_only_and_biases_are_zero():
+    network = build_network(NetworkConfig(family="lenet", width=8), GREY, 10)
+    init = jax.jit(network.init)
+    one, again, other = (init(jax.random.key(k), 1.0) for k in (0, 0, 1))
+    doubled = init(jax.random.key(0), jnp.float32(2.0))
+    for parameter in network.spec.parameters:
+        name = parameter.name
+        assert one[name].shape == parameter.shape
+        assert one[name].dtype == jnp.float32
+        np.testing.assert_array_equal(one[name], again[name])
+        np.testing.assert_allclose(doubled[name], 2 * one[name], rtol=1e-6)
+        if name.endswith("bias"):
+            assert not one[name].any()
+        else:
+            assert not np.array_equal(one[name], other[name])
+
+
+@ALL
+def test_population_of_one_compile_gives_each_members_logits(config, shape):
+    network, x = build_network(config, shape, 10), images(shape)
+    members = jnp.stack([flat_params(network, seed) for seed in range(3)])
+    apply = lambda vector: network.apply(network.spec.unflatten(vector), x)  # noqa: E731
+    one_by_one = jax.jit(apply)
+    for vector, logits in zip(members, jax.jit(jax.vmap(apply))(members), strict=True):
+        expected = one_by_one(vector)
+        np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_equal_arguments_build_once():
+    config = NetworkConfig(family="cnn", width=4)
+    same = NetworkConfig(family="cnn", width=4)
+    assert build_network(config, GREY, 10) is build_network(same, GREY, 10)
+
+
+@pytest.mark.parametrize(
+    ("config", "shape", "words"),
+    [
+        (NetworkConfig(family="lenet"), (1, 8, 8), ["network.family", "8×8", "20×20", "mlp"]),
+        (NetworkConfig(family="lenet"), (1, 28, 19), ["network.family", "28×19"]),
+        (NetworkConfig(family="cnn"), (1, 8, 8), ["network.depth", "8×8", "conv2", "'same'"]),
+        (NetworkConfig(family="cnn", depth=1), (1, 2, 9), ["network.depth", "2×9", "'same'"]),
+    ],
+)
+def test_too_small_images_are_refused_with_key_size_and_action(config, shape, words):
+    with pytest.raises(ConfigError) as error:
+        build_network(config, shape, 10)
+    for word in words:
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize("side", [1, 2, 7, 8])
+def test_same_padding_fits_every_image(side):
+    network = build_network(
+        NetworkConfig(family="cnn", padding="same", depth=5), (1, side, side), 3
+    )
+    logits = jax.eval_shape(network.apply, network.spec.unflatten(flat), images(shape))
+    assert logits.shape == (7, 3)
+
+
+def torch_activation(torch, name):
+    nn = torch.nn
+    return {
+        "relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "tanh": nn.Tanh, "gelu": nn.GELU,
+        "silu": nn.SiLU, "sigmoid": nn.Sigmoid,
+    }[name]()  # fmt: skip
+
+
+def torch_twin(torch, network):
+    """The same architecture in plain PyTorch modules."""
+    nn, config = torch.nn, network.config
+    shapes = {p.name: p.shape for p in network.spec.parameters}
+    act = torch_activation(torch, config.activation)
+
+    def linear(name):
+        out, inputs = shapes[f"{name}.weight"]
+        return nn.Linear(inputs, out)
+
+    def conv(name, **options):
+        out, inputs, kernel, _ = shapes[f"{name}.weight"]
+        return nn.Conv2d(inputs, out, kernel, **options)
+
+    convs = sorted({name.split(".")[0] for name in shapes if name.startswith("conv")})
+    if config.family == "mlp":
+        hidden = [f"hidden{i}" for i in range(config.depth or 2)]
+        body = [module for name in hidden for module in (linear(name), act)]
+        return nn.Sequential(nn.Flatten(), *body, linear("output"))
+    if config.family == "cnn":
+        options = {"stride": 2, "padding": 1 if config.padding == "same" else 0}
+        body = [module for name in convs for module in (conv(name, **options), act)]
+        return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear("output"))
+    pooled = [m for name in convs[:2] for m in (conv(name), nn.MaxPool2d(2), act)]
+    head = [conv("conv2"), act, nn.Flatten(), linear("hidden"), act, linear("output")]
+    return nn.Sequential(*pooled, *head)
+
+
+def load_flat(torch, module, vector):
+    """Fill a module's state_dict, in its own order, from a flat vector."""
+    state = module.state_dict()
+    sizes = [tensor.numel() for tensor in state.values()]
+    assert sum(sizes) == vector.size
+    ends = np.cumsum([0, *sizes])
+    module.load_state_dict({
+        name: torch.from_numpy(vector[begin:end].copy()).reshape(tensor.shape)
+        for (name, tensor), (begin, end) in zip(state.items(), pairwise(ends), strict=True)
+    })  # fmt: skip

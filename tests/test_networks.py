@@ -230,11 +230,10 @@ def test_too_small_images_are_refused_with_key_size_and_action(config, shape, wo
 
 @pytest.mark.parametrize("side", [1, 2, 7, 8])
 def test_same_padding_fits_every_image(side):
-    network = build_network(
-        NetworkConfig(family="cnn", padding="same", depth=5), (1, side, side), 3
-    )
-    logits = jax.eval_shape(network.apply, network.spec.unflatten(flat), images(shape))
-    assert logits.shape == (7, 3)
+    shape = (1, side, side)
+    network = build_network(NetworkConfig(family="cnn", padding="same", depth=5), shape, 3)
+    params = network.spec.unflatten(flat_params(network))
+    assert jax.eval_shape(network.apply, params, images(shape)).shape == (7, 3)
 
 
 def torch_activation(torch, name):

@@ -12,16 +12,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from zoogen import phases, report
+from zoogen import phases
 from zoogen.config import Config
-from zoogen.errors import ConfigError, DataUnavailableError, NotFoundError, StorageError
+from zoogen.errors import ConfigError, NotFoundError, StorageError
 from zoogen.landscape import METRICS
 from zoogen.report import (
     PANELS,
-    Grid,
     ReportData,
-    arrow,
-    boundary_segments,
+    data_of,
     datacard,
     describe_axis,
     phase_diagrams,
@@ -29,6 +27,9 @@ from zoogen.report import (
     rule_lines,
     write_report,
 )
+from zoogen.report.axes import Grid, Role, boundary_segments
+from zoogen.report.data import PHASE_NAMES
+from zoogen.report.panels import _COLOURS, _colours
 
 WIDTHS, RATES = (4, 8, 16, 32), (0.01, 0.1, 1.0)
 PHASES = [
@@ -55,12 +56,11 @@ def sample(seed: int = 0) -> ReportData:
         [cells.assign(cell=cells.index, seed=s, diverged=cells.phase == "failed") for s in range(3)]
     ).drop(columns=["mode_connectivity", "cka"])
     return ReportData(
-        name="sample", description="A made-up zoo.", dataset="digits", network="MLP",
-        training="sgd", snapshot="end of training (epoch 60)", cells=cells, members=members,
-        grid={"network.width": WIDTHS, "train.learning_rate": RATES},
-        load=describe_axis("network.width", "mlp"),
-        temperature=describe_axis("train.learning_rate"), labelling=LABELS,
-        provenance={"zoogen": "0.1"}, licence="BSD", limits=("Few seeds.",), location="zoos/x.zarr",
+        name="sample", description="A made-up zoo.", location="zoos/x.zarr", dataset="digits",
+        licence="BSD", network="MLP", training="sgd", snapshot="end of training (epoch 60)",
+        cells=cells, members=members, load=describe_axis("network.width", "load", "mlp"),
+        temperature=describe_axis("train.learning_rate", "temperature"), facets=(),
+        rule=rule_lines(LABELS), limits=("Few seeds.",), provenance={"zoogen": "0.1"},
     )  # fmt: skip
 
 
@@ -107,10 +107,11 @@ def test_a_checkerboard_has_every_inner_edge() -> None:
         ("train.batch_size", "temperature", "← hotter"),
         ("network.init_scale", "load", ""),  # nobody knows
         ("network.width", "temperature", ""),
+        ("network.width", "facet", ""),
     ],
 )
-def test_arrows_point_to_load_and_heat(key: str, role: str, text: str) -> None:
-    assert arrow(key, role) == text
+def test_arrows_point_to_load_and_heat(key: str, role: Role, text: str) -> None:
+    assert describe_axis(key, role).arrow == text
 
 
 @pytest.mark.parametrize(
@@ -123,7 +124,7 @@ def test_arrows_point_to_load_and_heat(key: str, role: str, text: str) -> None:
     ],
 )
 def test_axes_have_names_and_units(key: str, family: str, label: str) -> None:
-    assert describe_axis(key, family).label == label
+    assert describe_axis(key, "facet", family).label == label
 
 
 def test_grid_sorts_values_and_leaves_gaps() -> None:
@@ -160,7 +161,7 @@ def test_png_is_large_and_shows_the_phases(written: dict[str, Path]) -> None:
     assert min(pixels.shape[:2]) > 900
     shown = set(np.unique(pixels @ [65536, 256, 1]).tolist())
     for name in set(np.ravel(PHASES)):
-        red, green, blue = (round(c * 255) for c in to_rgb(report._COLOURS[name]))
+        red, green, blue = (round(c * 255) for c in to_rgb(_COLOURS[name]))
         assert red * 65536 + green * 256 + blue in shown, name
 
 
@@ -170,7 +171,7 @@ def test_svg_parses_and_says_what_the_axes_are(written: dict[str, Path]) -> None
     wanted = ["sample: MLP on digits", "width (units per hidden layer)", "learning rate (peak)"]
     wanted += ["← higher load", "hotter →", "end of training (epoch 60)", "CKA of at least 0.65"]
     wanted += [panel.title for panel in PANELS] + [panel.unit for panel in PANELS]
-    wanted += [f"{name}  {report.PHASE_NAMES[name]}" for name in set(np.ravel(PHASES))]
+    wanted += [f"{name}  {PHASE_NAMES[name]}" for name in set(np.ravel(PHASES))]
     assert [words for words in wanted if words not in text] == []
 
 
@@ -216,17 +217,18 @@ def test_one_figure_per_value_of_a_third_axis() -> None:
     data = sample()
     deep = data.cells.rename(index=lambda name: f"deep {name}").assign(**{"network.depth": 3})
     cells = pd.concat([data.cells.assign(**{"network.depth": 2}), deep])
-    facets = (describe_axis("network.depth"),)
+    facets = (describe_axis("network.depth", "facet"),)
     figures = phase_diagrams(dataclasses.replace(data, cells=cells, facets=facets))
     assert list(figures) == ["phase_diagram-depth_2", "phase_diagram-depth_3"]
 
 
 @pytest.mark.parametrize("kept", [0, 1, 4])
-def test_unmeasured_metrics_have_no_panel(kept: int) -> None:
+@pytest.mark.parametrize("nothing", [np.nan, np.inf])
+def test_unmeasured_metrics_have_no_panel(kept: int, nothing: float) -> None:
     pytest.importorskip("matplotlib")
     data = sample()
     dropped = [panel.metric for panel in PANELS[kept:]]
-    cells = data.cells.drop(columns=dropped[1:]).assign(**{dropped[0]: np.nan})
+    cells = data.cells.drop(columns=dropped[1:]).assign(**{dropped[0]: nothing})
     (figure,) = phase_diagrams(dataclasses.replace(data, cells=cells)).values()
     titles = {axes.get_title() for axes in figure.axes}
     assert titles - {"", "Phase"} == {panel.title for panel in PANELS[:kept]}
@@ -235,7 +237,7 @@ def test_unmeasured_metrics_have_no_panel(kept: int) -> None:
 @pytest.mark.parametrize("scale", ["linear", "percent", "magnitude", "centred"])
 @pytest.mark.parametrize("values", [[0.0] * 12, [-1.0] * 12, [np.nan] * 11 + [3.0], [0.0, 1e9] * 6])
 def test_odd_values_are_drawn(scale: str, values: list[float]) -> None:
-    norm, name = report._colours(np.array(values).reshape(3, 4), scale)
+    norm, name = _colours(np.array(values).reshape(3, 4), scale)
     assert norm.vmin < norm.vmax
     assert name
 
@@ -334,14 +336,17 @@ def zoo_like(**grid: object) -> SimpleNamespace:
         content_hash=lambda: "def",
         sessions=[SimpleNamespace(provenance={"device": {"kind": "cpu"}, "zoogen": "0.1"})],
     )  # fmt: skip
-    images = np.zeros((30, 1, 8, 8))
     return SimpleNamespace(
         name="sample", path=Path("zoos/x.zarr"), config=config, cells=data.cells,
         members=data.members,
-        dataset=SimpleNamespace(
-            name="digits", licence="CC0", citation="Someone (1998)", train=images, test=images[:10],
-            image_shape=(1, 8, 8),
-        ),
+        facts={
+            "dataset": {
+                "name": "digits", "sha256": "123", "source": "an archive", "licence": "CC0",
+                "citation": "Someone (1998)", "train_images": 30, "test_images": 10,
+                "chance_accuracy": 0.125,
+            },
+            "image_shape": [1, 8, 8],
+        },
         reader=SimpleNamespace(
             cohorts=["a"], manifest=manifest, labels=lambda: SimpleNamespace(info=LABELS)
         ),
@@ -350,11 +355,12 @@ def zoo_like(**grid: object) -> SimpleNamespace:
 
 
 def test_a_zoo_is_described_from_its_config_and_manifest() -> None:
-    data = report.data_of(zoo_like())
+    data = data_of(zoo_like())
     assert (data.load.key, data.temperature.key) == ("network.width", "train.learning_rate")
     card = datacard(data)
     wanted = ["digits (30 + 10 images, 8×8)", "MLP (relu)", "sgd, momentum 0.9, batch size 64"]
     wanted += ["epoch 60", "CC0. Someone (1998)", "| content hash | def |", "| device.kind | cpu |"]
+    wanted += ["| data set | an archive |", "| data set sha256 | 123 |", "failed, is 12.5%"]
     assert [words for words in wanted if words not in card] == []
     assert "learning rate 0.1" not in card  # it varies
 
@@ -369,14 +375,3 @@ def test_a_zoo_without_labels_asks_for_them(tmp_path: Path) -> None:
     zoo.reader.labels = lambda: None
     with pytest.raises(NotFoundError, match="zoogen label"):
         write_report(zoo, tmp_path)
-
-
-def test_a_card_needs_no_data_set() -> None:
-    class Gone(SimpleNamespace):
-        @property
-        def dataset(self) -> None:
-            raise DataUnavailableError("gone")
-
-    facts = vars(zoo_like())
-    facts.pop("dataset")
-    assert report.data_of(Gone(**facts)).dataset == "digits"

@@ -83,9 +83,7 @@ def test_weights_follow_a_query_and_a_snapshot(zoo: Zoo) -> None:
     assert len(chosen) == 2
     assert (zoo.members.loc[list(chosen.ids), "network.width"] == 8).all()
     for row, identifier in enumerate(chosen.ids):
-        np.testing.assert_array_equal(
-            chosen.values[row], zoo.member(identifier, snapshot=0).vector
-        )
+        np.testing.assert_array_equal(chosen.values[row], zoo.member(identifier, snapshot=0).vector)
     shuffled = zoo.weights(where="test_accuracy >= 0")
     assert list(shuffled.ids) == list(zoo.members.index)
 
@@ -107,7 +105,9 @@ def test_trajectories_are_long_tables_over_time(zoo: Zoo) -> None:
     assert (layers.loc[layers["snapshot"] == "init", "value"].abs() < 1e-6).all()
 
 
-def test_opening_is_lazy_and_needs_no_data_set(tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_opening_is_lazy_and_needs_no_data_set(
+    tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from zoogen import zoo as module
 
     def unavailable(_config: object) -> None:

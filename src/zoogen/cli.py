@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn
@@ -172,11 +173,12 @@ def _terminate(_signal: int, _frame: FrameType | None) -> None:
     raise _Terminated
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line; exit with 0, 2 (usage or config), 3 (data or store), 130 or 143."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        app()
+        app(arguments)
+        sys.exit(0)
     except ZoogenError as error:
         _complain(str(error), error.exit_code)
     except _Terminated:

@@ -69,11 +69,13 @@ def plan(
     return expand(load_config(config, overrides, size))
 
 
-def generate(plan: Plan | Config | str | Path, out: str | Path, reporter: Reporter = silent) -> Zoo:
+def generate(
+    planned: Plan | Config | str | Path, out: str | Path, reporter: Reporter = silent
+) -> Zoo:
     """Train, measure and label a population; repeat the call to resume one that was killed.
 
     Args:
-        plan: what to generate; a config or its file is planned first.
+        planned: what to generate; a config or its file is planned first.
         out: directory of the zoo, made if absent.
         reporter: shows progress; silent by default.
 
@@ -86,20 +88,18 @@ def generate(plan: Plan | Config | str | Path, out: str | Path, reporter: Report
         DataUnavailableError: if the data set can't be had.
         StorageError: if the file system refuses.
     """
-    plan = plan if isinstance(plan, Plan) else _plan_of(plan)
     use_all_cores()
-    checked_groups(plan.config.landscape.metrics)
-    phases.load_rule(plan.config.phases.rule)
-    dataset = load(plan.config.data)
-    recipes = {cohort.id: recipe_of(cohort.config, dataset) for cohort in plan.cohorts}
-    config = json.loads(canonical_json(plan.config))
-    with ZooWriter.create(
-        out, plan.config.name, config, config_hash(plan.config), provenance()
-    ) as writer:
-        _train(writer, plan, recipes, dataset, reporter)
-        if not _is_measured(writer, plan.config.landscape):
-            _measure(writer, plan.config.landscape, dataset, reporter)
-        _label(writer, plan.config.phases.rule)
+    planned = planned if isinstance(planned, Plan) else plan(planned)
+    config = planned.config
+    checked_groups(config.landscape.metrics)
+    phases.load_rule(config.phases.rule)
+    dataset = load(config.data)
+    recipes = {cohort.id: recipe_of(cohort.config, dataset) for cohort in planned.cohorts}
+    stored = json.loads(canonical_json(config))
+    with ZooWriter.create(out, config.name, stored, config_hash(config), provenance()) as writer:
+        _train(writer, planned, recipes, dataset, reporter)
+        _measure(writer, config.landscape, dataset, reporter)
+        _label(writer, config.phases.rule)
     return open_zoo(out)
 
 
@@ -122,7 +122,7 @@ def measure(
     metrics = checked_groups(zoo.config.landscape.metrics if groups is None else groups)
     landscape = zoo.config.landscape.model_copy(update={"metrics": metrics})
     with ZooWriter.open(path, provenance()) as writer:
-        _measure(writer, landscape, zoo.dataset, reporter)
+        _measure(writer, landscape, zoo.dataset, reporter, again=True)
         writer.write_members_table(_members_table(path))
     return open_zoo(path)
 
@@ -142,10 +142,6 @@ def label(path: str | Path, rule: str | None = None) -> Zoo:
     with ZooWriter.open(path, provenance()) as writer:
         _label(writer, rule or zoo.config.phases.rule)
     return open_zoo(path)
-
-
-def _plan_of(config: Config | str | Path) -> Plan:
-    return plan(config)
 
 
 # ------------------------------------------------------------------------------------- training
@@ -238,19 +234,18 @@ def _training_arrays(trained: TrainedBlock) -> dict[str, np.ndarray]:
 
 
 # ------------------------------------------------------------------------------------ measuring
-def _is_measured(writer: ZooWriter, landscape: LandscapeConfig) -> bool:
-    """Whether a finished run has these settings; repair reopens runs that lost a cohort."""
-    settings = landscape.model_dump(mode="json")
-    runs = writer.manifest.runs.values()
-    return any(run.finished and run.settings == settings for run in runs)
-
-
 def _measure(
-    writer: ZooWriter, landscape: LandscapeConfig, dataset: Dataset, reporter: Reporter
+    writer: ZooWriter,
+    landscape: LandscapeConfig,
+    dataset: Dataset,
+    reporter: Reporter,
+    again: bool = False,
 ) -> None:
     zoo = open_zoo(writer.root)
-    run = writer.begin_run(landscape.model_dump(mode="json"))
+    run = writer.begin_run(landscape.model_dump(mode="json"), again)
     todo = [c for c in zoo.reader.cohorts if c not in writer.measured(run)]
+    if not todo:
+        return
     sizes = {cohort: len(zoo.reader.members(cohort)) for cohort in todo}
     with reporter("measure", sum(sizes.values()), "members") as advance:
         for cohort in todo:

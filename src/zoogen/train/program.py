@@ -23,6 +23,7 @@ from zoogen.networks import Network, build_network
 from zoogen.params import Params
 from zoogen.population import MemberFunction, over_members
 from zoogen.train.schedules import Timeline, rate_factor, timeline
+from zoogen.train.shuffle import round_keys, shuffled
 
 NEVER = -1
 
@@ -175,9 +176,7 @@ def _run_epoch(
     """The part of an epoch that lies in the span; its order depends on member and epoch only."""
     per_epoch = recipe.timeline.steps_per_epoch
     order_key = key_for(recipe.root, member.words, Purpose.ORDER)
-    order = jax.random.permutation(
-        jax.random.fold_in(order_key, epoch), jnp.arange(recipe.training_size, dtype=jnp.int32)
-    )
+    order = round_keys(jax.random.fold_in(order_key, epoch))
     begin = epoch * per_epoch
 
     def step(i: Int[Array, ""], carry: Any) -> Any:
@@ -209,17 +208,17 @@ def _batch(
     recipe: Recipe,
     member: MemberInput,
     data: TrainingData,
-    order: Int[Array, " n"],
+    order: UInt32[Array, " round"],
     i: Int[Array, ""],
     step: Int[Array, ""],
 ) -> tuple[Float[Array, "b c h w"], Int[Array, " b"]]:
     size = recipe.train.batch_size
-    index = jax.lax.dynamic_slice_in_dim(order, i * size, size)
-    images = normalise(data.images[index], data.mean, data.std)
+    index = shuffled(order, i * size + jnp.arange(size, dtype=jnp.int32), recipe.training_size)
+    images = data.images[index]
     if recipe.crop or recipe.flip:
         key = jax.random.fold_in(key_for(recipe.root, member.words, Purpose.AUGMENT), step)
-        images = augment(key, images, recipe.crop, recipe.flip)
-    return images, data.labels[index]
+        images = augment(key, images, recipe.crop, recipe.flip)  # the border is black, so first
+    return normalise(images, data.mean, data.std), data.labels[index]
 
 
 def _loss(

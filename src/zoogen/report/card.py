@@ -1,0 +1,117 @@
+"""The datacard: what a zoo holds, where it came from and what it can't show, as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from zoogen.landscape import METRICS
+from zoogen.phases import PHASES, tally
+from zoogen.report.axes import Axis, value_text
+from zoogen.report.data import PHASE_NAMES, ReportData
+
+
+def datacard(data: ReportData, figures: Sequence[str] = ()) -> str:
+    """The card of a zoo as Markdown.
+
+    Args:
+        data: what to say.
+        figures: stems of the phase diagrams beside the card.
+    """
+    sections = [
+        (f"# {data.name}", [data.description] if data.description else []),
+        ("## What it is", _what(data)),
+        ("## Phases", [*_figure_links(figures), "", *_phase_tables(data)]),
+        ("## Grid", _table(["axis", "key", "values"], [_axis_row(a, data) for a in data.axes])),
+        ("## Measurements", _measurements(data)),
+        ("## How to load", _loading(data)),
+        ("## Format", ["A Zarr v3 group with `members.parquet` and `manifest.json`; xarray opens "
+                       "its arrays. `zoogen verify` checks every byte against the manifest."]),
+        ("## Provenance", _table(["what", "value"], list(data.provenance.items()))),
+        ("## Licence of the data set", [data.licence]),
+        ("## Known limits", [f"- {limit}" for limit in data.limits]),
+    ]  # fmt: skip
+    parts = ["\n\n".join(filter(None, [head, "\n".join(body)])) for head, body in sections]
+    return "\n\n".join(parts) + "\n"
+
+
+def _what(data: ReportData) -> list[str]:
+    facts = {
+        "Data set": data.dataset,
+        "Network": data.network,
+        "Training": data.training,
+        "Size": f"{len(data.members)} members in {len(data.cells)} cells",
+        "Diverged": f"{data.members['diverged'].sum()} members",
+        "Numbers below": data.snapshot,
+    }
+    return [f"- **{name}**: {text}" for name, text in facts.items()]
+
+
+def _figure_links(figures: Sequence[str]) -> list[str]:
+    if not figures:
+        return ["No diagram: the config names no load or no temperature axis."]
+    return [f"![{stem}]({stem}.png)" for stem in figures]
+
+
+def _phase_tables(data: ReportData) -> list[str]:
+    counts = tally(data.cells["phase"], data.members["phase"])
+    rows = [
+        (name, PHASE_NAMES[name], cells, f"{share:.1%}", members, f"{part:.1%}")
+        for name, cells, share, members, part in counts.rows()
+    ]
+    empty = f" No cell in phase {', '.join(counts.empty)}." if counts.empty else ""
+    return [
+        *_table(["phase", "meaning", "cells", "share", "members", "share"], rows),
+        "",
+        f"Entropy over the five phases: {counts.entropy:.2f} of {np.log2(len(PHASES)):.2f} bits."
+        + empty,
+        "",
+        *(f"- {line}" for line in data.rule),
+    ]
+
+
+def _axis_row(axis: Axis, data: ReportData) -> tuple[str, str, str]:
+    hint = f" [{axis.arrow}]" if axis.arrow else ""
+    values = sorted(set(data.cells[axis.key]))
+    return f"{axis.role}: {axis.label}{hint}", f"`{axis.key}`", ", ".join(map(value_text, values))
+
+
+def _measurements(data: ReportData) -> list[str]:
+    """Metrics of members from the members, those of pairs from the cells' means over pairs."""
+    head = ["metric", "unit", "over", "measured", "least", "median", "greatest", "definition"]
+    of_members = _ranges(data.members, "members", "member")
+    return _table(head, of_members + _ranges(data.cells, "cells", "pair"))
+
+
+def _ranges(table: pd.DataFrame, over: str, axis: str) -> list[tuple[str, ...]]:
+    """One row a metric over an axis: unit, count, least, median, greatest of finite values."""
+    rows = []
+    for name in table:
+        if name not in METRICS or METRICS[name].axes[0] != axis:
+            continue
+        metric, values = METRICS[name], table[name].to_numpy(float)
+        finite = values[np.isfinite(values)]
+        spread = (
+            [f"{v:.4g}" for v in np.quantile(finite, [0, 0.5, 1])] if finite.size else ["–"] * 3
+        )
+        count = f"{finite.size} of {len(values)}"
+        rows.append((f"`{name}`", metric.unit, over, count, *spread, metric.definition))
+    return rows
+
+
+def _loading(data: ReportData) -> list[str]:
+    return [
+        "```python",
+        "import zoogen",
+        f'zoo = zoogen.open_zoo("{data.location}")  # zoo.members, zoo.cells: DataFrames',
+        "weights = zoo.weights(snapshot=-1, where=\"phase == 'IV-B'\")",
+        "```",
+    ]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+    lines = [head, ["---"] * len(head), *rows]
+    return ["| " + " | ".join(str(c).replace("|", "\\|") for c in line) + " |" for line in lines]

@@ -1,0 +1,212 @@
+"""What a report says about a zoo, as plain tables and texts, read from what the zoo stores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from zoogen.config import Config
+from zoogen.errors import NotFoundError
+from zoogen.report.axes import Axis, describe_axis
+
+if TYPE_CHECKING:
+    from zoogen.zoo import Zoo
+
+PHASE_NAMES = {
+    "I": "under-fitted and under-sized",
+    "II": "under-fitted",
+    "III": "under-sized",
+    "IV-A": "over-fitted",
+    "IV-B": "generalising",
+    "boundary": "split vote",
+    "failed": "diverged or at chance",
+    "unlabelled": "measurement missing",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class ReportData:
+    """Everything a report says.
+
+    Attributes:
+        name: of the zoo.
+        description: what it is for; may be empty.
+        location: path of the zoo, for the lines that open it.
+        dataset: name and size of the data set.
+        licence: of the data set, with the work to cite.
+        network: architecture in words.
+        training: how members were trained, in words.
+        snapshot: which snapshot the numbers belong to, in words.
+        cells: one row a cell: hyper-parameters (dotted keys), mean metrics, ``phase``,
+            ``confidence``.
+        members: one row a member: ``cell``, hyper-parameters, metrics, ``phase``, ``diverged``.
+        load: horizontal axis of the diagrams; without it none is drawn.
+        temperature: vertical axis.
+        facets: further axes that vary; there is one diagram per combination of their values.
+        rule: the rule that gave the phases, from :func:`rule_lines`.
+        limits: known limits, one sentence each.
+        provenance: label → text (versions, hashes, device, time).
+    """
+
+    name: str
+    description: str
+    location: str
+    dataset: str
+    licence: str
+    network: str
+    training: str
+    snapshot: str
+    cells: pd.DataFrame
+    members: pd.DataFrame
+    load: Axis | None
+    temperature: Axis | None
+    facets: tuple[Axis, ...]
+    rule: tuple[str, ...]
+    limits: tuple[str, ...]
+    provenance: Mapping[str, str]
+
+    @property
+    def axes(self) -> list[Axis]:
+        """All axes that vary."""
+        return [axis for axis in (self.load, self.temperature, *self.facets) if axis is not None]
+
+
+def data_of(zoo: Zoo) -> ReportData:
+    """What a report says about a zoo; the data set itself is not needed.
+
+    Raises:
+        NotFoundError: if the zoo has no labels yet.
+    """
+    config, labels = zoo.config, zoo.reader.labels()
+    if labels is None:
+        raise NotFoundError(f"{zoo.path}: no phase labels yet; run `zoogen label {zoo.path}`")
+    dataset = zoo.facts["dataset"]
+    axis = partial(describe_axis, family=config.network.family)
+    load, temperature = config.grid.load, config.grid.temperature
+    return ReportData(
+        name=zoo.name,
+        description=config.description,
+        location=str(zoo.path),
+        dataset=_dataset_text(zoo.facts),
+        licence=f"{dataset['licence']}. {dataset['citation']}",
+        network=_network_text(config),
+        training=_training_text(config),
+        snapshot=_last_snapshot(zoo),
+        cells=zoo.cells,
+        members=zoo.members,
+        load=axis(load, "load") if load else None,
+        temperature=axis(temperature, "temperature") if temperature else None,
+        facets=tuple(axis(k, "facet") for k in config.grid.axes if k not in (load, temperature)),
+        rule=rule_lines(labels.info),
+        limits=_limits(config, dataset["chance_accuracy"]),
+        provenance=_provenance(zoo),
+    )
+
+
+def _dataset_text(facts: Mapping[str, Any]) -> str:
+    dataset, (_, height, width) = facts["dataset"], facts["image_shape"]
+    counts = f"{dataset['train_images']:,} + {dataset['test_images']:,}"
+    return f"{dataset['name']} ({counts} images, {height}×{width})"
+
+
+def _network_text(config: Config) -> str:
+    """The architecture in words, without what varies over the grid."""
+    varying, network = config.grid.axes, config.network
+    family = {"mlp": "MLP", "cnn": "CNN", "lenet": "LeNet-like CNN"}[network.family]
+    shown = {"width": f"width {network.width}", "activation": network.activation}
+    if network.depth is not None:
+        shown = {"depth": f"depth {network.depth}"} | shown
+    parts = [text for key, text in shown.items() if f"network.{key}" not in varying]
+    return f"{family} ({', '.join(parts)})" if parts else family
+
+
+def _training_text(config: Config) -> str:
+    """Optimiser, schedule and length of training in words, without what varies over the grid."""
+    train = config.train
+    length = "epochs" if train.epochs else "steps"
+    shown = {
+        "optimizer": train.optimizer, "learning_rate": f"learning rate {train.learning_rate:g}",
+        "momentum": f"momentum {train.momentum:g}", "batch_size": f"batch size {train.batch_size}",
+        "weight_decay": f"weight decay {train.weight_decay:g}",
+        "schedule": f"{train.schedule} schedule", length: f"{getattr(train, length)} {length}",
+    }  # fmt: skip
+    return ", ".join(text for key, text in shown.items() if f"train.{key}" not in config.grid.axes)
+
+
+def _last_snapshot(zoo: Zoo) -> str:
+    """The last snapshot in words; its time only where all cohorts share it."""
+    last = [zoo.snapshots(cohort).iloc[-1] for cohort in zoo.reader.cohorts]
+    epochs = {f"{row['epoch']:.3g}" for row in last}
+    return "end of training" + (f" (epoch {epochs.pop()})" if len(epochs) == 1 else "")
+
+
+def rule_lines(labelling: Mapping[str, Any]) -> tuple[str, ...]:
+    """The rule and its thresholds in words, one line each.
+
+    Args:
+        labelling: :meth:`zoogen.phases.Labels.provenance`.
+    """
+    lines = [f"Rule {labelling['rule']}, version {labelling['version']}:"]
+    for name, cut in labelling["thresholds"].items():
+        how = _METHODS.get(cut["method"], cut["method"])
+        if cut["low"] != cut["high"]:
+            how += f"; 5–95 %: {cut['low']:.3g} to {cut['high']:.3g}"
+        number = f"{cut['value']:.3g}".replace("-", "−")
+        lines.append(f"{_MEANINGS[name].format(number)} ({how})")
+    return tuple(lines)
+
+
+_MEANINGS = {
+    "train_error": "under-fitted: train error above {} %",
+    "mode_connectivity": "under-sized: mode connectivity below {} points",
+    "cka": "generalising: CKA of at least {}",
+}
+_METHODS = {
+    "otsu": "estimated on this zoo", "fallback": "fixed, as no estimate was possible"
+}  # fmt: skip
+
+
+def _limits(config: Config, chance: float) -> tuple[str, ...]:
+    """What the numbers can't show."""
+    landscape, probe = config.landscape, config.data.probe_examples
+    return (
+        f"Losses, accuracies, CKA and connectivity are taken on fixed probe sets of at most "
+        f"{probe} training and {probe} test images.",
+        f"Curvature: at most {landscape.hessian_examples} training images, "
+        f"{landscape.hessian_probes} random probes per trace (its standard error is stored beside "
+        f"it), {landscape.lanczos_steps} Lanczos steps per eigenvalue.",
+        f"Mode connectivity: one curve per pair, trained for {landscape.curve_epochs} epochs; a "
+        f"longer search may find a lower path, so that barriers are upper bounds.",
+        f"Chance, near which a member counts as failed, is {chance:.1%}: the share of the most "
+        f"common class in the training images, label noise not counted.",
+        f"Confidence comes from resampling {config.grid.seeds} seeds per cell; with few seeds it "
+        f"is coarse and too high. It holds no error of the train error and CKA within a member.",
+        "Phases depend on the rule and its thresholds above.",
+    )
+
+
+def _provenance(zoo: Zoo) -> dict[str, str]:
+    manifest = zoo.reader.manifest
+    facts = {
+        "created": manifest.created,
+        "format version": str(manifest.format_version),
+        "config hash": manifest.config_hash,
+        "content hash": manifest.content_hash(),
+        "data set": zoo.facts["dataset"]["source"],
+        "data set sha256": zoo.facts["dataset"]["sha256"],
+    }
+    return facts | _flat(manifest.sessions[-1].provenance)
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    facts: dict[str, str] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            facts |= _flat(value, f"{prefix}{key}.")
+        else:
+            facts[prefix + key] = str(value)
+    return facts

@@ -54,7 +54,7 @@ def main(config: Path, directory: Path, kills: int) -> None:
         if not (zoo / "manifest.json").exists():
             continue  # killed before the first commit
         try:
-            open_zoo(zoo).reader.members
+            _ = open_zoo(zoo).reader.manifest.cohorts
             found["damaged"] += [str(p) for p in store.verify(zoo) if p.kind == "damaged"]
         except Exception as error:
             found["unreadable"].append(repr(error))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -188,6 +189,6 @@ def test_ranges_rise_evenly_between_their_ends(
     assert math.isclose(values[0], low, rel_tol=1e-5)
     assert math.isclose(values[-1], low * factor, rel_tol=1e-5)
     transform = math.log if spacing == "log" else float
-    steps = [transform(b) - transform(a) for a, b in zip(values, values[1:], strict=False)]
+    steps = [transform(b) - transform(a) for a, b in pairwise(values)]
     scale = max(abs(transform(v)) for v in values)
     assert max(steps) - min(steps) <= 3e-5 * max(scale, 1)

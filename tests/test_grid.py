@@ -41,7 +41,8 @@ def test_axes_cross_and_static_ones_make_cohorts() -> None:
     "grown",
     [
         {"seeds": 5, "axes": {"network.width": [2, 4], "train.learning_rate": [0.1, 0.2, 0.4]}},
-        {"seeds": 2, "axes": {"train.learning_rate": [0.4, 0.2, 0.1, 0.7], "network.width": [8, 4, 2]}},
+        {"seeds": 2, "axes": {"train.learning_rate": [0.4, 0.2, 0.1, 0.7],
+                              "network.width": [8, 4, 2]}},
         {"seeds": 2, "axes": {"network.width": [2, 4], "train.learning_rate": [0.1, 0.2, 0.4],
                               "train.weight_decay": [0, 0.1]}},
     ],

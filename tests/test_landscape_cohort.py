@@ -256,10 +256,10 @@ def test_cell_of_one_member_has_no_pairs(measured):
 
 
 def test_progress_reaches_its_total():
-    seen: list[tuple[int, int, str]] = []
-    measure(on_progress=lambda *step: seen.append(step))
-    assert seen[-1] == (2 * S, 2 * S, "pairs")
-    assert (M * S, M * S, "members") in seen
+    for groups in (None, ["weights"], ["connectivity"], ["performance", "weights"]):
+        shares: list[float] = []
+        measure(groups=groups, on_share=shares.append)
+        assert sum(shares) == pytest.approx(1)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,7 +45,7 @@ def test_neighbours_and_epochs_are_unrelated(size: int) -> None:
     orders = np.stack([order(seed, size) for seed in range(40)]).astype(float)
     with_identity = [np.corrcoef(o, np.arange(size))[0, 1] for o in orders]
     with_shift = [np.corrcoef(o[1:], o[:-1])[0, 1] for o in orders]
-    with_next = [np.corrcoef(a, b)[0, 1] for a, b in zip(orders, orders[1:], strict=False)]
+    with_next = [np.corrcoef(a, b)[0, 1] for a, b in pairwise(orders)]
     for correlations in (with_identity, with_shift, with_next):
         assert abs(np.mean(correlations)) < 4.5 / np.sqrt(len(correlations) * size)
         assert np.std(correlations) == pytest.approx(1 / np.sqrt(size), rel=0.45)

@@ -244,20 +244,20 @@ def test_spans_and_resume_leave_no_trace(tmp_path: Path, monkeypatch: pytest.Mon
     whole = run(c)
     monkeypatch.setattr(block, "SPAN_SECONDS", 1e-6)  # one epoch at a time
     monkeypatch.setattr(block, "CHECKPOINT_SECONDS", 0.0)
-    made = 0
+    made = 0.0
 
-    def kill_later(steps: int) -> None:
+    def kill_later(members: float) -> None:
         nonlocal made
-        made += steps
-        if made > 30:
+        made += members
+        if made > 0.6 * 3:
             raise Killed
 
     with pytest.raises(Killed):
-        run(c, resume_dir=tmp_path / "state", on_steps=kill_later)
-    reported: list[int] = []
-    resumed = run(c, resume_dir=tmp_path / "state", on_steps=reported.append)
+        run(c, resume_dir=tmp_path / "state", on_members=kill_later)
+    reported: list[float] = []
+    resumed = run(c, resume_dir=tmp_path / "state", on_members=reported.append)
     assert reported[0] > 0, "it went on from a checkpoint"
-    assert sum(reported) == 9 * 6
+    assert sum(reported) == pytest.approx(3)
     for name in ("weights", "train_loss", "train_accuracy"):
         np.testing.assert_array_equal(getattr(resumed, name), getattr(whole, name))
 

@@ -101,7 +101,8 @@ def test_trajectories_are_long_tables_over_time(zoo: Zoo) -> None:
     assert len(pairs) == 4 * 4
     assert (pairs["member"] != pairs["other"]).all()
     layers = zoo.trajectory("layer_rotation")
-    assert set(layers.columns) >= {"layer", "member", "value"}
+    assert set(layers["layer"]) == {"hidden0.weight", "output.weight"}
+    assert set(zoo.trajectory("curve_train_error")["t"]) == {0.0, 0.25, 0.5, 0.75, 1.0}
     assert (layers.loc[layers["snapshot"] == "init", "value"].abs() < 1e-6).all()
 
 

@@ -9,14 +9,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
 
-from zoogen import phases
 from zoogen.config import (
     Config,
     DataConfig,
@@ -28,8 +26,10 @@ from zoogen.config import (
 from zoogen.data import Dataset, load
 from zoogen.grid import Cohort, Plan, expand
 from zoogen.keys import identity_words
+from zoogen.labelling import members_table, write_labels
 from zoogen.landscape import measure_cohort, seed_pairs
 from zoogen.landscape.metrics import checked_groups
+from zoogen.phases import load_rule
 from zoogen.population import use_all_cores
 from zoogen.progress import Advance, Reporter, silent
 from zoogen.provenance import provenance
@@ -92,14 +92,14 @@ def generate(
     planned = planned if isinstance(planned, Plan) else plan(planned)
     config = planned.config
     checked_groups(config.landscape.metrics)
-    phases.load_rule(config.phases.rule)
+    load_rule(config.phases.rule)
     dataset = load(config.data)
     recipes = {cohort.id: recipe_of(cohort.config, dataset) for cohort in planned.cohorts}
     stored = json.loads(canonical_json(config))
     with ZooWriter.create(out, config.name, stored, config_hash(config), provenance()) as writer:
         _train(writer, planned, recipes, dataset, reporter)
         _measure(writer, config.landscape, dataset, reporter)
-        _label(writer, config.phases.rule)
+        write_labels(writer, config.phases.rule)
     return open_zoo(out)
 
 
@@ -123,7 +123,7 @@ def measure(
     landscape = zoo.config.landscape.model_copy(update={"metrics": metrics})
     with ZooWriter.open(path, provenance()) as writer:
         _measure(writer, landscape, zoo.dataset, reporter, again=True)
-        writer.write_members_table(_members_table(path))
+        writer.write_members_table(members_table(path))
     return open_zoo(path)
 
 
@@ -140,7 +140,7 @@ def label(path: str | Path, rule: str | None = None) -> Zoo:
     """
     zoo = open_zoo(path)
     with ZooWriter.open(path, provenance()) as writer:
-        _label(writer, rule or zoo.config.phases.rule)
+        write_labels(writer, rule or zoo.config.phases.rule)
     return open_zoo(path)
 
 
@@ -215,14 +215,8 @@ def _train_blocks(
     data = training_data(dataset, recipe)
     for block, rows in writer.missing_blocks(cohort.id).items():
         members = cohort.members[rows]
-        begin, share = time.perf_counter(), len(members) / recipe.timeline.total_steps
-        trained = train_block(
-            recipe,
-            data,
-            members,
-            writer.resume_dir(cohort.id, block),
-            lambda steps, share=share: advance(steps * share),
-        )
+        begin, resume = time.perf_counter(), writer.resume_dir(cohort.id, block)
+        trained = train_block(recipe, data, members, resume, advance)
         seconds = time.perf_counter() - begin
         writer.write_block(
             cohort.id, block, _training_arrays(trained), TRAINING_DIMS, {"seconds": seconds}
@@ -249,8 +243,7 @@ def _measure(
     sizes = {cohort: len(zoo.reader.members(cohort)) for cohort in todo}
     with reporter("measure", sum(sizes.values()), "members") as advance:
         for cohort in todo:
-            _measure_cohort(writer, zoo, run, cohort, landscape, dataset)
-            advance(sizes[cohort])
+            _measure_cohort(writer, zoo, run, cohort, landscape, dataset, advance)
     writer.finish_run(run)
 
 
@@ -261,6 +254,7 @@ def _measure_cohort(
     cohort: str,
     landscape: LandscapeConfig,
     dataset: Dataset,
+    advance: Advance,
 ) -> None:
     table = zoo.reader.members(cohort)
     pairs = seed_pairs(table["cell"].tolist(), landscape.pairs)
@@ -274,81 +268,9 @@ def _measure_cohort(
         pairs=pairs,
         label_noise=table["data.label_noise"].to_numpy(np.float32),
         member_words=np.stack([identity_words(member) for member in table["id"]]),
+        on_share=lambda share: advance(share * len(table)),
     )
     seconds = time.perf_counter() - begin
     arrays, dims = {**measured.arrays, "pairs": pairs}, {**measured.dims, "pairs": ("pair", "end")}
-    writer.write_measurements(run, cohort, arrays, dims, {"seconds": seconds, **measured.info})
-
-
-# ------------------------------------------------------------------------------------- labelling
-def _label(writer: ZooWriter, rule: str) -> None:
-    zoo = open_zoo(writer.root)
-    table = zoo.members
-    cells = list(dict.fromkeys(table["cell"]))
-    pairs = np.array(list(combinations(range(int(table["seed"].max()) + 1), 2)), int).reshape(-1, 2)
-    error = 100 * (1 - _by_seed(table, cells, "train_accuracy"))
-    labels = phases.label(
-        error,
-        _by_pair(zoo, cells, pairs, "mode_connectivity"),
-        _by_pair(zoo, cells, pairs, "cka"),
-        rule,
-        failed=_by_seed(table, cells, "diverged") == 1,
-        chance_error=100 * (1 - zoo.facts["dataset"]["chance_accuracy"]),
-        pairs=pairs,
-    )
-    writer.write_labels(
-        _member_labels(table, cells, labels), _cell_labels(cells, labels), labels.provenance()
-    )
-    writer.write_members_table(_members_table(writer.root))
-
-
-def _by_seed(table: pd.DataFrame, cells: list[str], column: str) -> Float[np.ndarray, "cell seed"]:
-    """A column of the members table as a matrix; NaN where there is no such member."""
-    matrix = np.full((len(cells), int(table["seed"].max()) + 1), np.nan)
-    matrix[pd.Index(cells).get_indexer(table["cell"]), table["seed"]] = table[column]
-    return matrix
-
-
-def _by_pair(
-    zoo: Zoo, cells: list[str], pairs: Int[np.ndarray, "q 2"], metric: str
-) -> Float[np.ndarray, "cell q"]:
-    """A metric of pairs at the last snapshot as a matrix; NaN where it was not measured."""
-    matrix = np.full((len(cells), len(pairs)), np.nan)
-    column = {tuple(pair): i for i, pair in enumerate(pairs.tolist())}
-    row = {cell: i for i, cell in enumerate(cells)}
-    for cohort in zoo.reader.cohorts:
-        table, found = zoo.reader.members(cohort), zoo.reader.read_metric(cohort, metric)
-        if found.pairs is None:
-            continue
-        for (one, other), value in zip(found.pairs, found.values[:, -1], strict=True):
-            seeds = sorted((int(table.at[one, "seed"]), int(table.at[other, "seed"])))
-            matrix[row[table.at[one, "cell"]], column[tuple(seeds)]] = value
-    return matrix
-
-
-def _member_labels(table: pd.DataFrame, cells: list[str], labels: phases.Labels) -> pd.DataFrame:
-    row = pd.Index(cells).get_indexer(table["cell"])
-    return pd.DataFrame(
-        {
-            "id": table.index,
-            "phase": labels.members[row, table["seed"]],
-            "confidence": labels.confidence[row],
-        }
-    )
-
-
-def _cell_labels(cells: list[str], labels: phases.Labels) -> pd.DataFrame:
-    shares = {f"share {name}": labels.shares[:, i] for i, name in enumerate(phases.PHASES)}
-    return pd.DataFrame(
-        {
-            "cell": cells,
-            "phase": labels.phase,
-            "confidence": labels.confidence,
-            **shares,
-            "reason": labels.reason,
-        }
-    )
-
-
-def _members_table(path: str | Path) -> pd.DataFrame:
-    return open_zoo(path).members.reset_index()
+    info = {"seconds": seconds, "coords": measured.coords, "cost": measured.info}
+    writer.write_measurements(run, cohort, arrays, dims, info)

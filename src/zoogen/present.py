@@ -160,7 +160,7 @@ def coverage_text(zoo: Zoo) -> str:
 
 def _coverage(zoo: Zoo) -> Coverage | None:
     labels = zoo.reader.labels()
-    return labels and tally(labels.cells["phase"], labels.members["phase"])
+    return None if labels is None else tally(labels.cells["phase"], labels.members["phase"])
 
 
 def _stored_bytes(zoo: Zoo) -> int:

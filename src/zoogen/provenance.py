@@ -22,8 +22,8 @@ def provenance() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: metadata.version(name) for name in _PACKAGES},
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "matmul_precision": str(jax.config.jax_default_matmul_precision),
-        "prng": str(jax.config.jax_default_prng_impl),
+        "matmul_precision": str(jax.config.values["jax_default_matmul_precision"]),
+        "prng": str(jax.config.values["jax_default_prng_impl"]),
         "device": {
             "platform": device.platform,
             "kind": device.device_kind,

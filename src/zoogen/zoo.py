@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from jaxtyping import Array, Float, Int
@@ -89,13 +89,12 @@ class ZooMember:
     @property
     def params(self) -> Params:
         """Named tensors, in PyTorch layout."""
-        return self.spec.unflatten(jax.numpy.asarray(self.vector))
+        return self.spec.unflatten(jnp.asarray(self.vector))
 
     def apply(self, images: Any) -> Float[Array, "b k"]:
         """Logits of raw images ``[b c h w]``, as the data set gives them (not normalised)."""
-        return self.network.apply(
-            self.params, normalise(jax.numpy.asarray(images), self.mean, self.std)
-        )
+        raw, mean, std = map(jnp.asarray, (images, self.mean, self.std))
+        return self.network.apply(self.params, normalise(raw, mean, std))
 
 
 class Zoo:
@@ -266,7 +265,7 @@ class Zoo:
 
     def network(self, cohort: str) -> Network:
         """The architecture that the members of a cohort share."""
-        facts = self.reader.cohort(cohort).info
+        facts: dict[str, Any] = self.reader.cohort(cohort).info
         config = NetworkConfig.model_validate(facts["network"])
         return build_network(config, tuple(facts["image_shape"]), facts["classes"])
 
@@ -283,8 +282,9 @@ class Zoo:
         """A metric over training, in long form.
 
         Returns:
-            Rows of ``cohort``, ``cell``, ``member`` (of pairs ``member`` and ``other``), ``snapshot``,
-            ``step``, ``epoch``, ``value``; further axes (layer, curve point) are columns, too.
+            Rows of ``cohort``, ``cell``, ``member`` (of pairs ``member`` and ``other``),
+            ``snapshot``, ``step``, ``epoch``, ``value``; further axes (``layer``, ``t``) are
+            columns, too.
 
         Raises:
             NotFoundError: if no cohort has the metric.
@@ -314,6 +314,10 @@ class Zoo:
         for column in ("step", "epoch"):
             long[column] = times[column].to_numpy()[long["snapshot"]]
         long["snapshot"] = times["name"].to_numpy()[long["snapshot"]]
+        info: dict[str, Any] = self.reader.manifest.runs[metric.run].cohorts[cohort].unit.info
+        coords = info.get("coords", {})
+        for axis in long.columns.intersection(list(coords)):
+            long[axis] = np.array(coords[axis])[long[axis]]
         return long
 
     def _member_table(self, cohort: str) -> pd.DataFrame:

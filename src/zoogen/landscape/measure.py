@@ -42,7 +42,8 @@ from zoogen.population import share
 
 Arrays = dict[str, np.ndarray]
 Info = dict[str, dict[str, float]]
-OnProgress = Callable[[int, int, str], None]
+OnShare = Callable[[float], None]
+OnRows = Callable[[int], None]
 
 _PARTS = ("train", "test")
 _SCORES = ("loss", "error")
@@ -119,7 +120,7 @@ def measure_cohort(
     label_noise: Float[np.ndarray, " m"],
     member_words: UInt32[np.ndarray, "m 2"],
     groups: Iterable[str] | None = None,
-    on_progress: OnProgress = lambda done, total, what: None,
+    on_share: OnShare = lambda share: None,
 ) -> Measurement:
     """Take the metrics of ``METRICS`` on every member and pair of a cohort.
 
@@ -137,7 +138,7 @@ def measure_cohort(
         label_noise: share of noisy training labels of each member.
         member_words: identity of each member, from :func:`zoogen.keys.identity_words`.
         groups: of metrics, see ``GROUPS``; ``landscape.metrics`` if absent.
-        on_progress: called with rows done, rows in all and ``members`` or ``pairs``.
+        on_share: called with the share of all work that was just done; the shares sum to 1.
 
     Returns:
         A :class:`Measurement`; a member that is not finite at a snapshot has NaN there, and so
@@ -159,7 +160,7 @@ def measure_cohort(
     # Accelerators would otherwise round the factors of matrix products to ten bits. And what
     # overflows in a member that diverged is no news: it becomes NaN.
     with jax.default_matmul_precision("highest"), np.errstate(over="ignore", invalid="ignore"):
-        arrays, info = _take(task, cohort, share(examples), on_progress)
+        arrays, info = _take(task, cohort, share(examples), on_share)
         arrays = {
             name: _finished(arrays[name], METRICS[name].axes, weights, pairs)
             for name in METRICS
@@ -204,20 +205,26 @@ def _finished(
     return np.where(usable & np.isfinite(values), values, np.float32(np.nan))
 
 
-def _take(
-    task: Task, cohort: _Cohort, data: Examples, on_progress: OnProgress
-) -> tuple[Arrays, Info]:
+def _take(task: Task, cohort: _Cohort, data: Examples, on_share: OnShare) -> tuple[Arrays, Info]:
     """All groups of a task, and what they cost."""
     arrays: Arrays = {}
     info: Info = {}
-    if set(MEMBER_GROUPS) & set(task.groups):
+    of_members = bool(set(MEMBER_GROUPS) & set(task.groups))
+    items = of_members * len(cohort.weights) + ("connectivity" in task.groups) * len(cohort.pairs)
+    if items == 0:  # nothing but what costs next to nothing
+        on_share(1.0)
+
+    def on_rows(rows: int) -> None:
+        on_share(rows / (items * cohort.snapshots))
+
+    if of_members:
         with _timed(info, "members", len(cohort.weights) * cohort.snapshots):
-            raw = _take_members(task, cohort, data, on_progress)
+            raw = _take_members(task, cohort, data, on_rows)
         arrays |= _performance(raw) if "performance" in task.groups else {}
         arrays |= _curvature(task, raw, info) if "curvature" in task.groups else {}
     if "connectivity" in task.groups:
         with _timed(info, "pairs", len(cohort.pairs) * cohort.snapshots):
-            arrays |= _connectivity(task, cohort, data, info, on_progress)
+            arrays |= _connectivity(task, cohort, data, info, on_rows)
     if "similarity" in task.groups:
         with _timed(info, "similarity", len(cohort.pairs) * cohort.snapshots):
             arrays |= _similarity(raw["test_logits"], cohort.pairs)
@@ -235,7 +242,7 @@ def _timed(info: Info, what: str, rows: int) -> Iterator[None]:
     info[what] = {"rows": rows, "seconds": time.perf_counter() - begin}
 
 
-def _take_members(task: Task, cohort: _Cohort, data: Examples, on_progress: OnProgress) -> Arrays:
+def _take_members(task: Task, cohort: _Cohort, data: Examples, on_rows: OnRows) -> Arrays:
     seed, size = task.landscape.seed, task.network.spec.size
     words = sign_words(task.landscape.hessian_probes) if "curvature" in task.groups else 0
 
@@ -248,10 +255,8 @@ def _take_members(task: Task, cohort: _Cohort, data: Examples, on_progress: OnPr
             draws.start_vector(seed, identity, size if words else 0),
         )
 
-    raw = over_rows(
-        member_program(task), row, len(cohort.weights), cohort.snapshots, data,
-        lambda done, total: on_progress(done, total, "members"),
-    )  # fmt: skip
+    items, snapshots = len(cohort.weights), cohort.snapshots
+    raw = over_rows(member_program(task), row, items, snapshots, data, on_rows)
     return {name: cohort.by_snapshot(values) for name, values in raw.items()}
 
 
@@ -277,9 +282,9 @@ def _curvature(task: Task, raw: Arrays, info: Info) -> Arrays:
 
 
 def _connectivity(
-    task: Task, cohort: _Cohort, data: Examples, info: Info, on_progress: OnProgress
+    task: Task, cohort: _Cohort, data: Examples, info: Info, on_rows: OnRows
 ) -> Arrays:
-    raw = _take_pairs(task, cohort, data, on_progress)
+    raw = _take_pairs(task, cohort, data, on_rows)
     curve, line = raw["curve_error"], raw["line_error"]
     times = np.array(CURVE_POINTS)
     batch = min(task.landscape.curve_batch_size, len(data.train_labels))
@@ -295,7 +300,7 @@ def _connectivity(
     }
 
 
-def _take_pairs(task: Task, cohort: _Cohort, data: Examples, on_progress: OnProgress) -> Arrays:
+def _take_pairs(task: Task, cohort: _Cohort, data: Examples, on_rows: OnRows) -> Arrays:
     if len(cohort.pairs) == 0:
         empty = np.empty((0, cohort.snapshots, len(CURVE_POINTS)))
         return dict.fromkeys(("curve_error", "curve_loss", "line_error"), empty)
@@ -309,10 +314,8 @@ def _take_pairs(task: Task, cohort: _Cohort, data: Examples, on_progress: OnProg
         ends = cohort.weights[i, snapshot], cohort.weights[j, snapshot]
         return PairRow(*ends, cohort.label_noise[i], order, times)
 
-    raw = over_rows(
-        pair_program(task), row, len(cohort.pairs), cohort.snapshots, data,
-        lambda done, total: on_progress(done, total, "pairs"),
-    )  # fmt: skip
+    items, snapshots = len(cohort.pairs), cohort.snapshots
+    raw = over_rows(pair_program(task), row, items, snapshots, data, on_rows)
     return {name: cohort.by_snapshot(values) for name, values in raw.items()}
 
 

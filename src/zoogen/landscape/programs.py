@@ -164,7 +164,7 @@ def over_rows(
     items: int,
     snapshots: int,
     data: Examples,
-    report: Callable[[int, int], None],
+    on_rows: Callable[[int], None],
 ) -> dict[str, np.ndarray]:
     """Run a program over (item, snapshot) in blocks of one shape, hence one compilation."""
     total, size = items * snapshots, _block_size(items * snapshots)
@@ -175,7 +175,7 @@ def over_rows(
         rows = [row(*divmod(int(place), snapshots)) for place in places]
         block = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
         parts.append(jax.tree.map(np.asarray, program(block, data)))
-        report(min(begin + size, total), total)
+        on_rows(min(begin + size, total) - begin)
     return {name: np.concatenate([part[name] for part in parts])[:total] for name in parts[0]}
 
 

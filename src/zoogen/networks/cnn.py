@@ -47,7 +47,7 @@ def cnn(config: NetworkConfig, image_shape: ImageShape, classes: int) -> Archite
             weight, bias = params[f"{name}.weight"], params[f"{name}.bias"]
             x = activation(layers.conv2d(x, weight, bias, STRIDE, padding))
         pooled = layers.global_average_pool(x)
-        return layers.dense(pooled, params["output.weight"], params["output.bias"]).T
+        return layers.dense(pooled, params["output.weight"], params["output.bias"])
 
     axes: dict[str, tuple[Axis, ...]] = {}
     incoming = Axis(image_shape[0])
@@ -83,9 +83,9 @@ def lenet(config: NetworkConfig, image_shape: ImageShape, classes: int) -> Archi
         for name in LENET_KERNELS:
             x = layers.conv2d(x, params[f"{name}.weight"], params[f"{name}.bias"])
             x = activation(layers.max_pool(x) if name in LENET_POOLED else x)
-        flat = x.reshape(-1, x.shape[-1])
+        flat = layers.flatten(x)
         hidden = activation(layers.dense(flat, params["hidden.weight"], params["hidden.bias"]))
-        return layers.dense(hidden, params["output.weight"], params["output.bias"]).T
+        return layers.dense(hidden, params["output.weight"], params["output.bias"])
 
     units = {name: Axis(_share(config.width, n), name) for name, n in LENET_UNITS.items()}
     axes: dict[str, tuple[Axis, ...]] = {}

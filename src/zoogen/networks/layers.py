@@ -1,8 +1,9 @@
 """Layers of one member, formulated so that a population of them stays fast.
 
-Activations are batch-last, ``[c h w b]`` and ``[f b]``: the batch is the contiguous axis, so that
-patches, pooling and biases copy and add long runs, and one matrix product serves a layer. How a
-convolution becomes products is chosen per backend and geometry (`formulations`).
+Maps are batch-last, ``[c h w b]``: the batch is the contiguous axis, so that patches, pooling and
+biases copy and add long runs, and one matrix product serves a layer. How a convolution becomes
+products is chosen per backend and geometry (`formulations`). Vectors are ``[b f]``: there the
+product that gives a dense layer's weight gradient is a fifth faster on CPU than with ``[f b]``.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from jaxtyping import Array, Float
 from zoogen.networks.formulations import FORMULATIONS, Geometry, choose, chosen
 
 __all__ = [
-    "ACTIVATIONS", "SCALINGS", "chosen", "conv2d", "dense", "global_average_pool", "max_pool",
-    "scalings",
+    "ACTIVATIONS", "SCALINGS", "chosen", "conv2d", "dense", "flatten", "global_average_pool",
+    "max_pool", "scalings",
 ]  # fmt: skip
 
 
@@ -50,10 +51,10 @@ def scalings(activation: str, groups: Iterable[str]) -> dict[str, str]:
 
 
 def dense(
-    x: Float[Array, "i b"], weight: Float[Array, "o i"], bias: Float[Array, " o"]
-) -> Float[Array, "o b"]:
-    """``weight @ x + bias``."""
-    return weight @ x + bias[:, None]
+    x: Float[Array, "b i"], weight: Float[Array, "o i"], bias: Float[Array, " o"]
+) -> Float[Array, "b o"]:
+    """``x @ weightᵀ + bias``, with the weight in PyTorch layout."""
+    return x @ weight.T + bias
 
 
 def conv2d(
@@ -98,6 +99,11 @@ def max_pool(x: Float[Array, "c h w b"], size: int = 2) -> Float[Array, "c y x b
     return largest
 
 
-def global_average_pool(x: Float[Array, "c h w b"]) -> Float[Array, "c b"]:
+def global_average_pool(x: Float[Array, "c h w b"]) -> Float[Array, "b c"]:
     """Mean over all positions of each map."""
-    return x.mean(axis=(1, 2))
+    return x.mean(axis=(1, 2)).T
+
+
+def flatten(x: Float[Array, "c h w b"]) -> Float[Array, "b f"]:
+    """Entries of all maps in the order ``c h w``, as PyTorch flattens them."""
+    return x.reshape(-1, x.shape[-1]).T

@@ -29,10 +29,10 @@ def mlp(config: NetworkConfig, image_shape: tuple[int, int, int], classes: int) 
     activation = layers.ACTIVATIONS[config.activation]
 
     def apply(params: Params, images: Float[Array, "b c h w"]) -> Float[Array, "b k"]:
-        x = images.reshape(images.shape[0], -1).T
+        x = images.reshape(images.shape[0], -1)
         for name in names:
             x = activation(layers.dense(x, params[f"{name}.weight"], params[f"{name}.bias"]))
-        return layers.dense(x, params["output.weight"], params["output.bias"]).T
+        return layers.dense(x, params["output.weight"], params["output.bias"])
 
     return Architecture(_spec(config, names, math.prod(image_shape), classes), apply)
 

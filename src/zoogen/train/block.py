@@ -105,7 +105,7 @@ def train_block(
     data: TrainingData,
     members: Sequence[Member],
     resume_dir: Path | None = None,
-    on_steps: Callable[[int], None] = lambda steps: None,
+    on_members: Callable[[float], None] = lambda members: None,
 ) -> TrainedBlock:
     """Train members of one recipe and return their weights at every snapshot.
 
@@ -114,7 +114,7 @@ def train_block(
         data: what :func:`training_data` returned for the recipe.
         members: those to train; their results do not depend on each other.
         resume_dir: where to keep checkpoints of a run that takes longer than a minute.
-        on_steps: called with the number of steps that each member has just made.
+        on_members: called with the work just done, in members; it sums to their number.
     """
     program, line = make_program(recipe), recipe.timeline
     given, checkpoint = member_input(members), Checkpoint(resume_dir, CHECKPOINT_SECONDS)
@@ -125,7 +125,8 @@ def train_block(
             position=np.int64(0),
         )
     )
-    on_steps(int(progress.position))
+    per_step = len(members) / line.total_steps
+    on_members(per_step * int(progress.position))
     cuts = _Cuts(line.steps_per_epoch)
     for index, stop in enumerate(line.snapshots):
         while progress.position < stop:
@@ -134,7 +135,7 @@ def train_block(
             with cuts.timed():
                 state = program.advance((given, progress.state), (data, span))
                 jax.block_until_ready(state)
-            on_steps(target - int(progress.position))
+            on_members(per_step * (target - int(progress.position)))
             progress = progress._replace(state=state, position=np.int64(target))
             checkpoint.save_if_due(progress, target)
         if progress.position == stop:

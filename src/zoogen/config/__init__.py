@@ -1,0 +1,36 @@
+"""The config: a typed schema, read from TOML, changed by overrides, written as canonical JSON.
+
+A config describes one zoo. Every hyper-parameter stands once in ``[data]``, ``[network]`` or
+``[train]``; ``[grid]`` names those that vary.
+"""
+
+from zoogen.config.axes import GridConfig, Range, Scalar
+from zoogen.config.files import canonical_json, config_hash, load_config, parse_config
+from zoogen.config.schema import HYPER_PARAMETERS, PER_MEMBER_PARAMETERS, Config
+from zoogen.config.sections import (
+    DataConfig,
+    LandscapeConfig,
+    NetworkConfig,
+    PhasesConfig,
+    Section,
+    TrainConfig,
+)
+
+__all__ = [
+    "HYPER_PARAMETERS",
+    "PER_MEMBER_PARAMETERS",
+    "Config",
+    "DataConfig",
+    "GridConfig",
+    "LandscapeConfig",
+    "NetworkConfig",
+    "PhasesConfig",
+    "Range",
+    "Scalar",
+    "Section",
+    "TrainConfig",
+    "canonical_json",
+    "config_hash",
+    "load_config",
+    "parse_config",
+]

@@ -1,0 +1,93 @@
+"""Configs in files: TOML with overrides in, canonical JSON and its hash out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from zoogen.config.schema import Config, validate
+from zoogen.errors import ConfigError, NotFoundError
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = (), size: str | None = None) -> Config:
+    """Read a TOML config, apply overrides and a size, and check all of it.
+
+    Args:
+        path: the TOML file.
+        overrides: ``section.key=value`` texts; the value is written as in TOML, quotes optional.
+        size: name of an entry of ``[sizes]``; the config as written when absent.
+
+    Raises:
+        NotFoundError: if there is no such file.
+        ConfigError: with one line per mistake: file, key, found, allowed.
+    """
+    table = _read_toml(Path(path))
+    for override in overrides:
+        _apply_override(table, override)
+    config = validate(table, str(path))
+    return config if size is None else config.at_size(size)
+
+
+def parse_config(text: str, name: str = "config") -> Config:
+    """A config from canonical JSON, as a zoo stores it."""
+    return validate(json.loads(text), name)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise NotFoundError(f"{path}: no such config; expected a TOML file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: can't be read as a TOML file: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+
+
+def _apply_override(table: dict[str, Any], override: str) -> None:
+    key, sign, value = override.partition("=")
+    parts = _split_key(key.strip())
+    if not sign or not all(parts):
+        raise ConfigError(f"--set {override!r}: expected section.key=value")
+    *sections, last = parts
+    for section in sections:
+        table = table.setdefault(section, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"--set {override!r}: {section!r} is a value, not a section")
+    table[last] = _toml_value(value.strip())
+
+
+def _split_key(key: str) -> list[str]:
+    """``grid.axes.network.width`` is the axis ``network.width``; quotes work as in TOML."""
+    prefix = "grid.axes."
+    if key.startswith(prefix):
+        return ["grid", "axes", key.removeprefix(prefix).strip("\"'")]
+    return key.split(".")
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def canonical_json(config: Config) -> str:
+    """The config as JSON with sorted keys and no spaces: equal configs give equal bytes."""
+    return json.dumps(
+        config.model_dump(mode="json", by_alias=True), sort_keys=True, separators=(",", ":")
+    )
+
+
+def config_hash(config: Config) -> str:
+    """Hex sha256 of what decides the content of the zoo: not its sizes, words or local paths."""
+    table = config.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    for key in ("sizes", "description", "name"):
+        table.pop(key, None)
+    table["data"] = {k: v for k, v in table.get("data", {}).items() if k != "path"}
+    text = json.dumps(table, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

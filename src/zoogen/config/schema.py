@@ -1,0 +1,186 @@
+"""The whole config: sections and grid, checked against each other, and its sizes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import Field, ValidationError, model_validator
+
+from zoogen.config.axes import GridConfig, Range, Scalar, Values
+from zoogen.config.sections import (
+    PER_MEMBER,
+    DataConfig,
+    LandscapeConfig,
+    NetworkConfig,
+    PhasesConfig,
+    Section,
+    TrainConfig,
+)
+from zoogen.config.wording import expectation, nearest, sentence
+from zoogen.errors import ConfigError
+
+
+class Config(Section):
+    """One zoo, complete and checked.
+
+    Attributes:
+        name: short name of the zoo, used in titles.
+        description: what it is for.
+        seed: root of all random keys of training.
+        sizes: size name → scale (see :meth:`at_size`).
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$")
+    description: str = ""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    data: DataConfig = DataConfig()
+    network: NetworkConfig = NetworkConfig()
+    train: TrainConfig
+    grid: GridConfig = GridConfig()
+    landscape: LandscapeConfig = LandscapeConfig()
+    phases: PhasesConfig = PhasesConfig()
+    sizes: dict[Literal["tiny", "small", "full"], Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict
+    )
+
+    @model_validator(mode="after")
+    def _axes_are_hyper_parameters(self) -> Config:
+        for key, axis in self.grid.axes.items():
+            if key not in HYPER_PARAMETERS:
+                raise ValueError(
+                    f"grid.axes: found {key!r}, allowed a hyper-parameter of [data], [network] or "
+                    f"[train]{nearest(key, HYPER_PARAMETERS)}"
+                )
+            for value in _axis_values(key, axis):
+                self._check_axis_value(key, value)
+        return self
+
+    def _check_axis_value(self, key: str, value: Scalar) -> None:
+        section, name = key.split(".")
+        table = getattr(self, section).model_dump(exclude_unset=True) | {name: value}
+        try:
+            type(getattr(self, section)).model_validate(table)
+        except ValidationError as error:
+            text = expectation(dict(error.errors()[0]))
+            raise ValueError(f"grid.axes.{key!r}: {text}") from None
+
+    def axis_values(self) -> dict[str, tuple[Scalar, ...]]:
+        """Axis → its values, as hyper-parameters of the right type, in the order of the config."""
+        return {key: _axis_values(key, axis) for key, axis in self.grid.axes.items()}
+
+    def at_size(self, size: str) -> Config:
+        """The config at a named size: one number scales the whole zoo.
+
+        The scale multiplies the points of every axis (not below 3; lists are thinned evenly, ends
+        kept, and never grow), the seeds (not below 2) and, when it is below 1, the length of
+        training, its snapshots and ``train_examples``. Scale 1 is the config as written.
+
+        Raises:
+            ConfigError: if the config names no such size.
+        """
+        if size not in self.sizes:
+            raise ConfigError(
+                f"config {self.name!r}: size: found {size!r}, allowed "
+                f"{', '.join(self.sizes) or 'none (the config has no [sizes] table)'}"
+            )
+        scale = self.sizes[size]
+        axes = {key: _scale_axis(axis, scale) for key, axis in self.grid.axes.items()}
+        seeds = max(min(self.grid.seeds, 2), math.ceil(self.grid.seeds * scale))
+        return self._replace(
+            grid={"axes": axes, "seeds": seeds},
+            train=_scale_training(self.train, min(scale, 1.0)),
+            data={"train_examples": _scale_count(self.data.train_examples, min(scale, 1.0))},
+        )
+
+    def _replace(self, **sections: Mapping[str, Any]) -> Config:
+        changed = {
+            name: getattr(self, name).model_copy(update=dict(update))
+            for name, update in sections.items()
+        }
+        return self.model_copy(update=changed)
+
+    def with_values(self, values: Mapping[str, Scalar]) -> Config:
+        """The config with hyper-parameters (dotted keys) replaced and checked.
+
+        Raises:
+            ConfigError: if the values contradict each other.
+        """
+        table = self.model_dump(by_alias=True, exclude_unset=True)
+        for key, value in values.items():
+            section, name = key.split(".")
+            table.setdefault(section, {})[name] = value
+        table["grid"] = {}
+        return validate(table, f"config {self.name!r} at {dict(values)}")
+
+    def values(self) -> dict[str, Scalar | None]:
+        """Every hyper-parameter by its dotted key."""
+        return {
+            key: getattr(getattr(self, key.split(".")[0]), key.split(".")[1])
+            for key in HYPER_PARAMETERS
+        }
+
+
+def _scale_count(count: int | None, scale: float) -> int | None:
+    return None if count is None else max(1, math.ceil(count * scale))
+
+
+def _scale_training(train: TrainConfig, scale: float) -> dict[str, Any]:
+    return {
+        "epochs": _scale_count(train.epochs, scale),
+        "steps": _scale_count(train.steps, scale),
+        "snapshots": tuple(sorted({math.ceil(s * scale) for s in train.snapshots})),
+    }
+
+
+def _scale_axis(axis: Values | Range, scale: float) -> Values | Range:
+    if isinstance(axis, Range):
+        points = max(min(axis.points, 3), math.ceil(axis.points * scale))
+        return axis.model_copy(update={"points": points})
+    keep = min(len(axis), max(min(len(axis), 3), math.ceil(len(axis) * scale)))
+    last = len(axis) - 1
+    return tuple(axis[round(i * last / (keep - 1))] for i in range(keep)) if keep > 1 else axis
+
+
+_NOT_AN_AXIS = {
+    "data.source", "data.path", "data.sha256", "data.train_examples", "data.test_examples",
+    "data.test_fraction", "data.probe_examples", "data.seed", "train.snapshots",
+    "train.epochs", "train.steps",
+}  # fmt: skip
+_SECTIONS: dict[str, type[Section]] = {
+    "data": DataConfig, "network": NetworkConfig, "train": TrainConfig,
+}  # fmt: skip
+_FIELDS = {f"{s}.{n}": f for s, model in _SECTIONS.items() for n, f in model.model_fields.items()}
+HYPER_PARAMETERS: tuple[str, ...] = tuple(key for key in _FIELDS if key not in _NOT_AN_AXIS)
+PER_MEMBER_PARAMETERS: tuple[str, ...] = tuple(
+    key for key, field in _FIELDS.items() if field.json_schema_extra == PER_MEMBER
+)
+
+
+def _axis_values(key: str, axis: Values | Range) -> tuple[Scalar, ...]:
+    """Values in the hyper-parameter's own type, so that identities do not depend on spelling."""
+    raw = axis.values() if isinstance(axis, Range) else axis
+    if _accepts(key, float):
+        return tuple(float(v) if isinstance(v, int) else v for v in raw)
+    if isinstance(axis, Range) and _accepts(key, int):
+        return tuple(dict.fromkeys(round(v) for v in raw if isinstance(v, float)))
+    return tuple(raw)
+
+
+def _accepts(key: str, kind: type) -> bool:
+    annotation = _FIELDS[key].annotation
+    return annotation is kind or kind in get_args(annotation)
+
+
+def validate(table: Mapping[str, Any], where: str) -> Config:
+    """A config from plain data.
+
+    Raises:
+        ConfigError: one line per mistake, each beginning with ``where``.
+    """
+    try:
+        return Config.model_validate(table)
+    except ValidationError as error:
+        lines = [f"{where}: {sentence(dict(e), Config)}" for e in error.errors()]
+        raise ConfigError("\n".join(lines)) from None

@@ -66,7 +66,7 @@ def plan(
 def generate(
     config: ConfigPath,
     out: Annotated[Path, typer.Option("--out", metavar="ZOO", help="Directory of the zoo.")],
-    set_: Overrides = [],  # noqa: B006
+    set_: Overrides = [],
     size: Size = None,
     as_json: AsJson = False,
 ) -> None:

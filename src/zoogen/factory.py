@@ -29,6 +29,7 @@ from zoogen.keys import identity_words
 from zoogen.labelling import members_table, write_labels
 from zoogen.landscape import measure_cohort, seed_pairs
 from zoogen.landscape.metrics import checked_groups
+from zoogen.networks.layers import chosen
 from zoogen.phases import load_rule
 from zoogen.population import use_all_cores
 from zoogen.progress import Advance, Reporter, silent
@@ -217,10 +218,8 @@ def _train_blocks(
         members = cohort.members[rows]
         begin, resume = time.perf_counter(), writer.resume_dir(cohort.id, block)
         trained = train_block(recipe, data, members, resume, advance)
-        seconds = time.perf_counter() - begin
-        writer.write_block(
-            cohort.id, block, _training_arrays(trained), TRAINING_DIMS, {"seconds": seconds}
-        )
+        info = {"seconds": time.perf_counter() - begin, "formulations": chosen()}
+        writer.write_block(cohort.id, block, _training_arrays(trained), TRAINING_DIMS, info)
 
 
 def _training_arrays(trained: TrainedBlock) -> dict[str, np.ndarray]:

@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from zoogen import factory, store
+from zoogen import factory, present, store
 from zoogen.train import block
 from zoogen.zoo import open_zoo
 
@@ -54,7 +54,7 @@ def main(config: Path, directory: Path, kills: int) -> None:
         if not (zoo / "manifest.json").exists():
             continue  # killed before the first commit
         try:
-            _ = open_zoo(zoo).reader.manifest.cohorts
+            present.info_text(open_zoo(zoo))
             found["damaged"] += [str(p) for p in store.verify(zoo) if p.kind == "damaged"]
         except Exception as error:
             found["unreadable"].append(repr(error))

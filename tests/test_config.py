@@ -192,3 +192,33 @@ def test_ranges_rise_evenly_between_their_ends(
     steps = [transform(b) - transform(a) for a, b in pairwise(values)]
     scale = max(abs(transform(v)) for v in values)
     assert max(steps) - min(steps) <= 3e-5 * max(scale, 1)
+
+
+@pytest.mark.parametrize(
+    ("override", "fragments"),
+    [
+        ("grid.axes.train.learning_rate=[true, 0.1]", ["learning_rate", "found True", "number"]),
+        ("grid.axes.train.learning_rate=[nan, 0.1]", ["learning_rate", "found nan", "finite"]),
+        ("grid.axes.train.learning_rate={from=1,to=1,points=3}", ["learning_rate", "twice"]),
+        ("grid.axes.train.learning_rate={from=1,to=2,point=3}", ["did you mean 'points'?"]),
+        ("grid.axes.train.learning_rate={from=1,to=2,points=1000000000}", ["points", "100000"]),
+        (f"grid.axes.network.width=[{'9' * 400}]", ["network.width", "less than or equal to"]),
+        ("landscape.metrics=['beauty']", ["landscape.metrics.0", "'beauty'", "'performance'"]),
+        ("landscape.metrics=[]", ["landscape.metrics"]),
+    ],
+)
+def test_subtle_mistakes_are_told_in_one_line(
+    base: Path, override: str, fragments: list[str]
+) -> None:
+    test_mistakes_are_told_in_one_line(base, override, fragments)
+
+
+def test_keys_with_dots_can_be_overridden(base: Path) -> None:
+    config = load_config(base, ["data.sha256.train-images.gz=ab", "grid.axes.train.epochs=[5, 8]"])
+    assert config.data.sha256 == {"train-images.gz": "ab"}
+    assert config.axis_values()["train.epochs"] == (5, 8)
+
+
+def test_an_override_sets_one_key_only(base: Path) -> None:
+    with pytest.raises(ConfigError, match=r"train\.epochs: found"):
+        load_config(base, ["train.epochs=3\nfoo=4"])

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import zipfile
 from itertools import pairwise
 
 import jax
@@ -338,7 +339,10 @@ def test_npz_with_its_own_test_split(tmp_path):
         ({"images": COLOUR[0, 0], "labels": LABELS}, r"'images': expected images of shape \[n, h"),
         ({"images": COLOUR + 300.0 * np.inf, "labels": LABELS}, r"'images': .*finite floats"),
         ({"images": COLOUR.astype(int) + 1, "labels": LABELS}, r"'images': .*from 0 to 255"),
-        ({"images": COLOUR, "labels": LABELS - 1}, r"expected classes 0 to 2, found -1 to 2"),
+        ({"images": COLOUR + 1e300, "labels": LABELS}, r"'images': .*floats of 32 bits"),
+        ({"images": COLOUR, "labels": LABELS - 1}, r"'labels': expected classes .* found -1 to 2"),
+        ({"images": COLOUR, "labels": LABELS + 2**32}, r"'labels': .*, found 0 to 4294967299"),
+        ({"images": COLOUR, "labels": LABELS + 7}, r"label 10 among 10 training images"),
         ({"images": np.array([{}]), "labels": LABELS}, r"intact NPZ file of plain arrays"),
     ],
 )
@@ -349,6 +353,54 @@ def test_malformed_npz_files_give_one_line(tmp_path, arrays, message):
     with pytest.raises(DataUnavailableError, match=message) as caught:
         load(DataConfig(source="npz", path=str(path)))
     assert "\n" not in str(caught.value)
+
+
+LARGER = np.zeros((6, 6, 4), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (LARGER, r"'set', test images: expected 1x5x4 uint8 as in training, found 1x6x4 uint8"),
+        (TEST[0] / 255, r"test images: expected 1x5x4 uint8 as in training, found 1x5x4 float32"),
+        (np.stack([TEST[0]] * 3, -1), r"expected 1x5x4 uint8 as in training, found 3x5x4 uint8"),
+    ],
+)
+def test_test_images_unlike_the_training_images_are_refused(tmp_path, images, message):
+    path = npz_path(tmp_path, x_train=TRAIN[0], y_train=TRAIN[1], x_test=images, y_test=TEST[1])
+    with pytest.raises(DataUnavailableError, match=message):
+        load(DataConfig(source="npz", path=str(path)))
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (LARGER, r"test images: expected 1x5x4 uint8 as in training, found 1x6x4 uint8"),
+        (np.zeros((6, 0, 4), np.uint8), r"the test split has no images \(shape \[6, 1, 0, 4\]\)"),
+        (np.zeros((0, 5, 4), np.uint8), r"t10k-labels.*expected 0 labels .*, found 6"),
+    ],
+)
+def test_idx_images_of_another_shape_are_refused(tmp_path, images, message):
+    directory = write_idx(tmp_path)
+    (directory / "t10k-images-idx3-ubyte").write_bytes(idx_bytes(images))
+    with pytest.raises(DataUnavailableError, match=message):
+        load(DataConfig(source="idx", path=str(directory)))
+
+
+def test_idx_labels_beyond_the_number_of_images_are_refused(tmp_path):
+    directory = write_idx(tmp_path)
+    (directory / "t10k-labels-idx1-ubyte").write_bytes(idx_bytes(TEST[1] + 200))
+    with pytest.raises(DataUnavailableError, match=r"found label 202 among 12 training images"):
+        load(DataConfig(source="idx", path=str(directory)))
+
+
+@pytest.mark.parametrize("member", ["images", "images.npy"])
+def test_a_zip_of_other_things_is_no_npz(tmp_path, member):
+    path = npz_path(tmp_path, labels=LABELS)
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr(member, b"no array")
+    with pytest.raises(DataUnavailableError, match=r"set\.npz: .*its member 'images' is no \.npy"):
+        load(DataConfig(source="npz", path=str(path)))
 
 
 @pytest.mark.parametrize("content", [b"", b"no zip", b"PK\3\4 broken"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from zoogen import factory, store
+from zoogen import factory, present, store
 from zoogen.config import load_config
 from zoogen.errors import ConfigError, ConflictError, DataUnavailableError, NotFoundError
+from zoogen.testing import truncate
 from zoogen.zoo import Zoo, open_zoo
 
 KILL_WORKER = Path(__file__).with_name("kill_worker.py")
@@ -83,12 +85,128 @@ def test_a_bad_plan_stops_before_any_work(tiny_config: Path, tmp_path: Path) -> 
     assert not (tmp_path / "bad.zarr").exists()
 
 
+def test_an_impossible_network_leaves_nothing_behind(tiny_config: Path, tmp_path: Path) -> None:
+    deep = ["network.family=cnn", "grid.axes.network.depth=[1, 6]"]
+    with pytest.raises(ConfigError, match="depth"):
+        factory.generate(load_config(tiny_config, deep), tmp_path / "deep.zarr")
+    assert not (tmp_path / "deep.zarr").exists()
+
+
+def test_other_images_under_the_same_path_are_refused(tiny_config: Path, tmp_path: Path) -> None:
+    rng, file = np.random.default_rng(0), tmp_path / "set.npz"
+
+    def place(seed: int) -> None:
+        images = np.random.default_rng(seed).integers(0, 255, (120, 8, 8), np.uint8)
+        np.savez(file, images=images, labels=rng.integers(0, 3, 120))
+
+    place(1)
+    config = load_config(tiny_config, [
+        "data.source=npz", f"data.path={file}", "grid.axes.network.width=[4]", "train.epochs=2",
+        "grid.axes.train.learning_rate=[0.01, 0.02]", "train.batch_size=20",
+        "landscape.metrics=['performance']",
+    ])  # fmt: skip
+    factory.generate(config, tmp_path / "z.zarr")
+    place(2)
+    with pytest.raises(ConflictError, match="begun on data set"):
+        factory.generate(config, tmp_path / "z.zarr")
+
+
+def test_a_kill_before_the_run_is_closed_is_mended(
+    tiny_config: Path, tiny_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(Exception):
+        pass
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store.ZooWriter, "finish_run", killed)
+        with pytest.raises(Killed):
+            factory.generate(tiny_config, tmp_path / "z.zarr")
+    zoo = factory.generate(tiny_config, tmp_path / "z.zarr")
+    assert all(run.finished for run in zoo.reader.manifest.runs.values())
+    assert content(zoo) == content(open_zoo(tiny_zoo))
+
+
+# ----------------------------------------------------------------------- zoos that are not finished
+@pytest.fixture
+def torn_zoo(tiny_zoo: Path, tmp_path: Path) -> Path:
+    """A zoo of which repair dropped the weights of one cohort."""
+    path = Path(shutil.copytree(tiny_zoo, tmp_path / "torn.zarr"))
+    truncate(max(path.rglob("weights/c/**/*"), key=lambda p: p.stat().st_size * p.is_file()), 9)
+    store.repair(path)
+    return path
+
+
+@pytest.fixture
+def begun_zoo(tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A zoo whose first cohort alone was trained."""
+    real, calls = factory.train_block, []
+
+    def once(*args: object, **kwargs: object) -> object:
+        calls.append(1)
+        if len(calls) > 1:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(factory, "train_block", once)
+        with pytest.raises(KeyboardInterrupt):
+            factory.generate(tiny_config, tmp_path / "begun.zarr")
+    return tmp_path / "begun.zarr"
+
+
+@pytest.mark.parametrize("which", ["torn_zoo", "begun_zoo"])
+def test_an_unfinished_zoo_shows_what_it_has(
+    which: str, tiny_config: Path, tiny_zoo: Path, request: pytest.FixtureRequest
+) -> None:
+    path: Path = request.getfixturevalue(which)
+    zoo = open_zoo(path)
+    assert len(zoo.members) == len(zoo) == 4
+    assert len(zoo.cells) == 2
+    assert zoo.weights("init").values.shape[0] == 4
+    assert "INCOMPLETE" in present.info_text(zoo)
+    if which == "torn_zoo":
+        assert set(zoo.trajectory("cka")["member"]) <= set(zoo.members.index)
+        assert zoo.members["test_accuracy"].notna().all()
+    runs = dict(zoo.reader.manifest.runs)
+    with pytest.raises(NotFoundError, match="repeat `zoogen generate`"):
+        factory.measure(path)
+    assert dict(open_zoo(path).reader.manifest.runs) == runs, "a refusal leaves no run behind"
+    assert content(factory.generate(tiny_config, path)) == content(open_zoo(tiny_zoo))
+
+
 # ------------------------------------------------------------------------- measuring and labelling
 @pytest.fixture
 def copied_zoo(tiny_zoo: Path, tmp_path: Path) -> Path:
-    import shutil
-
     return Path(shutil.copytree(tiny_zoo, tmp_path / "copy.zarr"))
+
+
+def test_a_zoo_without_the_metrics_of_a_rule_is_unlabelled_not_lost(
+    tiny_config: Path, tmp_path: Path
+) -> None:
+    for metrics, expected in (("weights", "unlabelled"), ("performance", "unlabelled")):
+        config = load_config(
+            tiny_config,
+            [f"landscape.metrics=['{metrics}']", "grid.axes.network.width=[8]", "train.epochs=20"],
+        )
+        zoo = factory.generate(config, tmp_path / f"{metrics}.zarr")
+        assert set(zoo.members["phase"]) == {expected}
+
+
+def test_a_member_that_computes_nothing_finite_failed(tiny_config: Path, tmp_path: Path) -> None:
+    """One step with a huge rate leaves finite weights whose logits are not."""
+    config = load_config(
+        tiny_config,
+        ["train.epochs=1", "train.batch_size=300", "train.schedule=constant", "train.snapshots=[]",
+         "grid.axes.train.learning_rate=[0.01, 1e30]", "grid.axes.network.width=[4]",
+         "landscape.metrics=['performance', 'weights']"],
+    )  # fmt: skip
+    members = factory.generate(config, tmp_path / "z.zarr").members
+    hot = members["train.learning_rate"] > 1
+    assert set(members.loc[hot, "phase"]) == {"failed"}
+    assert members.loc[~hot, "train_accuracy"].notna().all()
 
 
 def test_measuring_again_gives_the_same_numbers_in_a_new_run(copied_zoo: Path) -> None:

@@ -171,8 +171,7 @@ def test_costs_are_told(measured):
     assert info["hessian_trace"] == {"probes": 40, "hessian_products": 40, "examples": 16}
     assert info["hessian_top"]["steps"] == 12
     assert info["mode_connectivity"] == {"steps": 15, "gradient_evaluations": 15, "batch": 8}
-    assert info["members"]["rows"] == M * S
-    assert all(info[what]["seconds"] > 0 for what in ("members", "pairs", "weights"))
+    assert all(info["seconds"][what] > 0 for what in ("members", "pairs"))
 
 
 def assert_same(found: Measurement, expected: Measurement, members: slice, pairs: slice) -> None:

@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as hnp
 from zoogen.errors import ConfigError, NotFoundError
 from zoogen.phases import (
     CLASSES,
+    LEAVES,
     PHASES,
     Labels,
     Rule,
@@ -442,3 +443,134 @@ def test_coverage_is_greatest_when_even() -> None:
     assert tally(PHASES, PHASES).entropy == pytest.approx(np.log2(5))
     assert tally(["I"], ["I"]).entropy == 0
     assert tally([], []).empty == PHASES
+
+
+# --------------------------------------------------------------------------------- adaptive rule
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_adaptive_agrees_on_clear_cells(seed: int) -> None:
+    measured = zoo(np.random.default_rng(seed))
+    fixed, adaptive = label(**measured), label(**measured, rule="adaptive")
+    assert fixed.phase.tolist() == adaptive.phase.tolist()
+    assert (fixed.rule, adaptive.rule) == ("taxonomy", "adaptive")
+
+
+def noisy(scale: float, seed: int) -> dict[str, object]:
+    """Twenty under-fitted and twenty fitted cells; only the former are noisy."""
+    rng, pairs = np.random.default_rng(seed), pairs_of(SEEDS)
+    mc = rng.normal(0, 1, (40, len(pairs))) * np.repeat([scale, 0.1], 20)[:, None]
+    error = np.repeat([20.0, 0.0], 20)[:, None] * np.ones(SEEDS)
+    return {
+        "train_error": error, "mode_connectivity": mc, "pairs": pairs,
+        "cka": rng.uniform(0.5, 0.9, mc.shape),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_barrier_threshold_follows_the_noise_of_its_side(seed: int) -> None:
+    once, twice = (label(**noisy(scale, seed), rule="adaptive").thresholds for scale in (6.0, 12.0))
+    side = "mode_connectivity_underfitted"
+    assert twice[side].value == pytest.approx(2 * once[side].value)
+    assert once[side].method == "bootstrap"
+    assert once[side].low < once[side].value < once[side].high < 0
+    for cuts in (once, twice):
+        fitted = cuts["mode_connectivity_fitted"]
+        assert (fitted.value, fitted.low, fitted.high) == (-1.0, -1.0, -1.0), "the least barrier"
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_noise_about_zero_is_seldom_a_barrier(seed: int) -> None:
+    """The fixed rule calls half of the dips beyond 2 points barriers, the adaptive one few."""
+    measured = noisy(12.0, seed)
+    fixed, adaptive = label(**measured), label(**measured, rule="adaptive")
+    barriers = [(found.phase[:20] == "I").sum() for found in (fixed, adaptive)]
+    assert barriers[1] <= barriers[0]
+    assert barriers[1] <= 3
+    assert (measured["mode_connectivity"][:20].mean(1) < -2).sum() >= 3  # type: ignore[index]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_adaptive_always_estimates_cka_and_says_how_well(seed: int) -> None:
+    """One hump: the taxonomy falls back, the adaptive rule has a threshold and its interval."""
+    rng = np.random.default_rng(seed)
+    bell, gap = rng.normal(0.7, 0.05, 24), rng.normal(np.repeat([0.3, 0.8], 12), 0.02)
+    for cka in (bell, gap):
+        found = label(np.zeros(24), np.zeros(24), cka, rule="adaptive").thresholds["cka"]
+        assert found.method == "otsu"
+        assert cka.min() < found.low < found.value < found.high < cka.max()
+    assert gap[:12].max() < found.low < found.high < gap[12:].min()
+    assert fourth(bell).thresholds["cka"].method == "fallback"
+
+
+@pytest.mark.parametrize(
+    ("cka", "words"), [([0.5, 0.6, 0.7], "3 IV cells"), ([0.5] * 9, "no two IV cells differ")]
+)
+def test_adaptive_falls_back_only_where_nothing_can_be_split(cka: list, words: str) -> None:
+    found = label(np.zeros(len(cka)), np.zeros(len(cka)), np.array(cka), rule="adaptive")
+    cut = found.thresholds["cka"]
+    assert (cut.method, cut.value) == ("fallback", 0.65)
+    assert words in cut.note
+
+
+def test_each_side_votes_with_its_own_threshold() -> None:
+    """A dip of 3 points is within the noise of under-fitted cells, and a barrier to fitted ones."""
+    measured = noisy(12.0, 0)
+    measured["mode_connectivity"][[0, -1]] = -3.0  # type: ignore[index]
+    found = label(**measured, rule="adaptive")
+    assert found.phase[[0, -1]].tolist() == ["II", "III"]
+    assert found.confidence[[0, -1]].min() > 0.9
+    np.testing.assert_allclose(found.shares.sum(1), 1.0)
+    assert "-3 ≥ " in found.reason[0]
+    assert "-3 < -1" in found.reason[-1]
+
+
+def test_adaptive_without_pairs_uses_the_least_barrier() -> None:
+    found = one(30.0, -1.5, 0.5, rule="adaptive")
+    assert found.phase[0] == "I"
+    assert found.thresholds["mode_connectivity_underfitted"].method == "fallback"
+    assert "-1.5 < -1" in found.reason[0]
+
+
+def test_uncertain_thresholds_share_the_vote_with_the_plain_rule() -> None:
+    """With fixed thresholds the vote is a count of resamples that the rule sends to each phase."""
+    rng = np.random.default_rng(0)
+    pairs, count = pairs_of(3), 200
+    error, mc = rng.uniform(0, 1, (count, 3)), rng.normal(-2, 1, (count, 3))
+    found = label(error, mc, rng.uniform(0.5, 0.8, (count, 3)), "md_tree", pairs=pairs)
+    assert abs(found.shares.sum(1) - 1).max() < 1e-9
+    multiples = found.shares * 27  # three seeds: 27 ordered resamples
+    np.testing.assert_allclose(multiples, multiples.round(), atol=1e-9)
+
+
+# ------------------------------------------------------------------------------------------- docs
+DOCUMENT = (Path(__file__).parents[1] / "docs/phases.md").read_text()
+
+
+def test_the_documents_example_says_what_it_prints() -> None:
+    code = DOCUMENT.split("```python\n")[1].split("```")[0]
+    names: dict[str, object] = {}
+    exec(code, names)
+    labels = names["labels"]
+    assert isinstance(labels, Labels)
+    assert f"labels.phase  # {labels.phase.tolist()}" in code
+    assert f"labels.reason[1]  # {labels.reason[1]!r}" in code
+
+
+@pytest.mark.parametrize("name", rule_names())
+def test_the_document_states_the_shipped_thresholds(name: str) -> None:
+    rule = load_rule(name)
+    section = DOCUMENT.split(f"`zoogen/rules/{name}.toml`")[1].split("\n## ")[0]
+    cuts = rule.thresholds
+    numbers = [cuts.train_error.value, cuts.mode_connectivity.value, cuts.cka.fallback]
+    if name == "adaptive":
+        numbers += [cuts.mode_connectivity.errors, cuts.mode_connectivity.least, cuts.cka.min_cells]
+    if rule.tree is not None:
+        numbers += [cuts.cka.value, rule.tree.log_trace.value, *(rule.tree.log_trace.bounds or ())]
+    stated = section.replace("−", "-")
+    missing = [n for n in numbers if n is not None and f"{n:g}" not in stated]
+    assert missing == []
+
+
+def test_the_document_names_every_column_and_leaf() -> None:
+    columns = ("load", "temperature", "facet", "train_error", "mode_connectivity", "cka",
+               "hessian_trace", "test_accuracy")  # fmt: skip
+    assert [name for name in (*columns, *LEAVES) if f"`{name}`" not in DOCUMENT] == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from zoogen import phases
 from zoogen.config import Config
+from zoogen.config.schema import HYPER_PARAMETERS
 from zoogen.errors import ConfigError, NotFoundError, StorageError
 from zoogen.landscape import METRICS
 from zoogen.report import (
@@ -27,7 +29,7 @@ from zoogen.report import (
     rule_lines,
     write_report,
 )
-from zoogen.report.axes import Grid, Role, boundary_segments
+from zoogen.report.axes import _WORDS, Grid, Role, boundary_segments
 from zoogen.report.data import PHASE_NAMES
 from zoogen.report.panels import _COLOURS, _colours
 
@@ -102,7 +104,8 @@ def test_a_checkerboard_has_every_inner_edge() -> None:
         ("network.width", "load", "← higher load"),
         ("network.depth", "load", "← higher load"),
         ("data.fraction", "load", "higher load →"),
-        ("data.train_examples", "load", "higher load →"),
+        ("train.epochs", "temperature", "← hotter"),
+        ("train.steps", "temperature", "← hotter"),
         ("train.learning_rate", "temperature", "hotter →"),
         ("train.batch_size", "temperature", "← hotter"),
         ("network.init_scale", "load", ""),  # nobody knows
@@ -220,6 +223,31 @@ def test_one_figure_per_value_of_a_third_axis() -> None:
     facets = (describe_axis("network.depth", "facet"),)
     figures = phase_diagrams(dataclasses.replace(data, cells=cells, facets=facets))
     assert list(figures) == ["phase_diagram-depth_2", "phase_diagram-depth_3"]
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("train.weight_decay", [0.1, 0.10001, 0.10002]),
+        ("train.weight_decay", [1e-5, 1.0, 1e16, 1e-16]),
+        ("network.activation", ["relu", "leaky_relu"]),
+        ("data.flip", [False, True]),
+    ],
+)
+def test_every_value_of_a_facet_has_a_file_of_its_own(key: str, values: list) -> None:
+    pytest.importorskip("matplotlib")
+    data = sample()
+    cells = data.cells[["network.width", "train.learning_rate", "phase", "confidence"]]
+    parts = [cells.rename(index=lambda name, v=v: f"{v}{name}").assign(**{key: v}) for v in values]
+    axis = describe_axis(key, "facet")
+    figures = phase_diagrams(dataclasses.replace(data, cells=pd.concat(parts), facets=(axis,)))
+    assert len(figures) == len(values)
+    assert all(re.fullmatch(r"[\w.+-]+", stem) for stem in figures)
+    assert len({figure.texts[0].get_text() for figure in figures.values()}) == len(values)
+
+
+def test_words_are_those_of_possible_axes() -> None:
+    assert set(_WORDS) <= set(HYPER_PARAMETERS)
 
 
 @pytest.mark.parametrize("kept", [0, 1, 4])
@@ -363,6 +391,42 @@ def test_a_zoo_is_described_from_its_config_and_manifest() -> None:
     wanted += ["| data set | an archive |", "| data set sha256 | 123 |", "failed, is 12.5%"]
     assert [words for words in wanted if words not in card] == []
     assert "learning rate 0.1" not in card  # it varies
+
+
+@pytest.mark.parametrize("nothing", [np.nan, None])
+def test_what_came_after_the_labels_is_unlabelled(tmp_path: Path, nothing: object) -> None:
+    pytest.importorskip("matplotlib")
+    zoo = zoo_like()
+    new = zoo.cells.index[:2]
+    zoo.cells.loc[new, ["phase", "confidence"]] = nothing
+    zoo.members["phase"] = zoo.members["phase"].where(~zoo.members["cell"].isin(new), nothing)
+    card = next(path for path in write_report(zoo, tmp_path) if path.suffix == ".md").read_text()
+    # of the two cells one was unlabelled before
+    assert "| unlabelled | measurement missing | 2 | 16.7% | 6 | 16.7% |" in card
+
+
+@pytest.mark.parametrize(
+    ("axes", "words"),
+    [
+        ({}, "MLP (width 16, relu)"),
+        ({"network.family": ["mlp", "cnn"]}, "networks (width 16, relu)"),
+        ({"network.activation": ["relu", "tanh"]}, "MLP (width 16)"),
+        (
+            {"network.family": ["mlp", "cnn"], "network.width": [4, 8],
+             "network.activation": ["relu", "tanh"]},
+            "networks",
+        ),
+    ],
+)  # fmt: skip
+def test_the_network_is_told_without_what_varies(axes: dict, words: str) -> None:
+    load = next(iter(axes), None)
+    data = data_of(zoo_like(axes=axes, load=load, temperature=None))
+    assert data.network == words
+
+
+def test_width_has_no_unit_where_families_vary() -> None:
+    axes = {"network.width": WIDTHS, "network.family": ["mlp", "cnn"]}
+    assert data_of(zoo_like(axes=axes, temperature=None)).load.label == "width"
 
 
 def test_a_zoo_without_a_temperature_gets_a_card_only(tmp_path: Path) -> None:

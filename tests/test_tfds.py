@@ -215,6 +215,8 @@ def damage(directory, fault):
             labels.write_text("[1, 2")
         elif fault == "labels":
             labels.write_text('["a", "b"]')
+        elif fault == "huge labels":
+            labels.write_text(json.dumps([2**32 + 3] * 20))
         elif fault == "count":
             labels.write_text("[1, 2]")
 
@@ -229,6 +231,7 @@ def damage(directory, fault):
         ("cifar10", "shape", r"data_batch_2\.png: expected rows of 1024 RGB pixels, found"),
         ("cifar10", "json", r"train_lables\.json: expected a JSON list of labels, found"),
         ("cifar10", "labels", r"train_lables\.json: expected a flat list of integers, found"),
+        ("cifar10", "huge labels", r"lables\.json: expected classes .*found 0 to 4294967299"),
         ("cifar10", "count", r"train_lables\.json: expected 20 labels .*, found 2"),
     ],
 )

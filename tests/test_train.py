@@ -16,7 +16,7 @@ from zoogen.data import Dataset, load
 from zoogen.errors import ConfigError
 from zoogen.grid import Member, expand
 from zoogen.train import TrainedBlock, block, recipe_of, train_block, training_data
-from zoogen.train.program import MemberInput, _optimizer
+from zoogen.train.program import MemberInput, MemberState, _end_epoch, _optimizer
 from zoogen.train.schedules import rate_factor, timeline
 
 
@@ -124,6 +124,11 @@ def test_schedules_have_the_documented_shape(
         ({"epochs": 4, "schedule": "step"}, {0: "init", 6: "anneal", 12: "end"}),
         ({"epochs": 4, "schedule": "cosine"}, {0: "init", 12: "end"}),
         ({"epochs": 1, "schedule": "onecycle"}, {0: "init", 1: "anneal", 3: "end"}),
+        (
+            {"steps": 3, "schedule": "onecycle", "anneal_at": 0.9},
+            {0: "init", 2: "anneal", 3: "end"},
+        ),
+        ({"steps": 1, "schedule": "step"}, {0: "init", 1: "end"}),
         ({"steps": 10, "snapshots": [4]}, {0: "init", 4: "step 4", 10: "end"}),
         ({"steps": 10, "snapshots": [0, 10]}, {0: "init", 10: "end"}),
     ],
@@ -161,6 +166,38 @@ def test_divergence_is_flagged_and_contained() -> None:
     assert np.isnan(trained.train_loss[3:, 1:]).all(), "no loss after divergence"
     healthy = run(c, members_of(c)[:3])
     np.testing.assert_array_equal(healthy.weights, trained.weights[:3])
+
+
+def test_divergence_in_the_very_last_step_is_flagged() -> None:
+    """The loss before the step is finite; what the step leaves is not."""
+    once = {"epochs": None, "steps": 1, "snapshots": []}
+    steep = {"network__init_scale": [1e4], "train__learning_rate": [1e-9, 1e38]}
+    trained = run(config(once, **steep))
+    assert trained.diverged_epoch.tolist() == [-1, -1, -1, 0, 0, 0]
+    assert np.isnan(trained.weights[3:, -1]).all()
+
+
+def test_without_a_target_nobody_stops_however_small_the_loss() -> None:
+    c = config()
+    recipe = recipe_of(expand(c).cohorts[0].config, load(c.data))
+    perfect = MemberState(
+        params={"w": jnp.ones(2)},
+        optimizer=(),
+        loss_sum=jnp.zeros(3),
+        hits=jnp.zeros(3, jnp.int32),
+        diverged_epoch=jnp.int32(-1),
+        stopped_epoch=jnp.int32(-1),
+    )
+    assert _end_epoch(recipe, jnp.int32(0), jnp.bool_(True), perfect).stopped_epoch == -1
+
+
+def test_a_smaller_block_gives_the_same_members() -> None:
+    c = config()
+    whole, members = run(c), members_of(c)
+    part = run(c, members[:2], width=3)
+    assert part.weights.shape[0] == 2
+    np.testing.assert_array_equal(part.weights, whole.weights[:2])
+    np.testing.assert_array_equal(part.train_loss, whole.train_loss[:2])
 
 
 def test_a_reached_target_freezes_the_member() -> None:

@@ -68,14 +68,21 @@ def generate(
     out: Annotated[Path, typer.Option("--out", metavar="ZOO", help="Directory of the zoo.")],
     set_: Overrides = [],
     size: Size = None,
+    require_coverage: Annotated[
+        str | None,
+        typer.Option(metavar="PHASES", help="Fail (3) if one of I,II,III,IV-A,IV-B has no cell."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train, measure, label and store; the same command resumes a run that was killed."""
-    from zoogen import factory, present
+    from zoogen import factory, labelling, present
+    from zoogen.phases import phase_names
     from zoogen.progress import console_reporter
 
+    required = () if require_coverage is None else phase_names(require_coverage)
     zoo = factory.generate(factory.plan(config, set_, size), out, console_reporter())
     _print(present.info_json(zoo) if as_json else present.coverage_text(zoo), as_json)
+    labelling.require_coverage(zoo, required)
 
 
 @app.command()
@@ -159,6 +166,38 @@ def report(
     directory = out or zoo.with_name(f"{zoo.stem}_report")
     files = [str(path) for path in write_report(open_zoo(zoo), directory)]
     _print({"files": files} if as_json else "\n".join(files), as_json)
+
+
+phases = typer.Typer(
+    help="Rules that turn measurements into phases, and trees fitted on measurements.",
+    no_args_is_help=True,
+)
+app.add_typer(phases, name="phases")
+
+
+@phases.command()
+def rules(as_json: AsJson = False) -> None:
+    """List the rules that zoogen ships: name, version, hash and what it does."""
+    from zoogen import present
+
+    _print(present.rules_json() if as_json else present.rules_text(), as_json)
+
+
+@phases.command()
+def fit(
+    source: Annotated[Path, typer.Argument(metavar="ZOO|CSV", help="Measurements to fit on.")],
+    out: Annotated[Path, typer.Option("--out", metavar="RULE.toml", help="Rule file to write.")],
+    start: Annotated[
+        str, typer.Option(help="Rule with start values and bounds: a name or a TOML file.")
+    ] = "md_tree",
+    as_json: AsJson = False,
+) -> None:
+    """Fit a tree that predicts which knob to turn, and write it as a rule file."""
+    from zoogen import labelling, present
+
+    rule = labelling.fit_rule(source, start, out.stem)
+    labelling.write_rule(rule, out)
+    _print(present.fit_json(rule, out) if as_json else present.fit_text(rule, out), as_json)
 
 
 def _print(result: Any, as_json: bool) -> None:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from zoogen.config import Config
 from zoogen.data import Dataset
 from zoogen.grid import Plan
-from zoogen.networks import Network
+from zoogen.networks.cost import forward_flops
 from zoogen.population import on_cpu
 from zoogen.train import Recipe, recipe_of
 
@@ -86,7 +84,8 @@ def estimate(plan: Plan, dataset: Dataset) -> Estimate:
             large); the message names the hyper-parameter.
     """
     members = plan.n_members // plan.n_cohorts
-    configs = islice(plan.iterate_static(), SAMPLED_COHORTS)
+    stride = -(-plan.n_cohorts // SAMPLED_COHORTS)
+    configs = map(plan.static_config, range(0, plan.n_cohorts, stride))
     rows = (_estimate_cohort(plan, config, dataset, members) for config in configs)
     return Estimate(plan, tuple(rows))
 
@@ -109,7 +108,7 @@ def _estimate_cohort(plan: Plan, config: Config, dataset: Dataset, members: int)
 def _member_seconds(config: Config, recipe: Recipe) -> float:
     """Training, curves and Hessian-vector products of one member, in units of a step."""
     fixed, rate = _CPU if on_cpu() else _ACCELERATOR
-    image = BACKWARD * forward_flops(recipe.net)
+    image = BACKWARD * forward_flops(recipe.net, recipe.train.batch_size)
     step = fixed + recipe.train.batch_size * image / rate
     landscape, snapshots = config.landscape, len(recipe.timeline.snapshots)
     seconds = recipe.timeline.total_steps * step
@@ -121,11 +120,3 @@ def _member_seconds(config: Config, recipe: Recipe) -> float:
         products = landscape.hessian_probes + landscape.lanczos_steps
         seconds += snapshots * products * 2 * landscape.hessian_examples * image / rate
     return seconds / jax.local_device_count()
-
-
-def forward_flops(network: Network) -> float:
-    """Floating-point operations of one image's forward pass."""
-    shapes = {p.name: jax.ShapeDtypeStruct(p.shape, jnp.float32) for p in network.spec.parameters}
-    image = jax.ShapeDtypeStruct((1, *network.image_shape), jnp.float32)
-    cost = jax.jit(network.apply).lower(shapes, image).cost_analysis() or {}
-    return float(cost.get("flops", 0.0))

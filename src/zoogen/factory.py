@@ -24,6 +24,7 @@ from zoogen.config import (
     load_config,
 )
 from zoogen.data import Dataset, load
+from zoogen.errors import ConflictError, NotFoundError
 from zoogen.grid import Cohort, Plan, expand
 from zoogen.keys import identity_words
 from zoogen.labelling import members_table, write_labels
@@ -98,6 +99,7 @@ def generate(
     recipes = {cohort.id: recipe_of(cohort.config, dataset) for cohort in planned.cohorts}
     stored = json.loads(canonical_json(config))
     with ZooWriter.create(out, config.name, stored, config_hash(config), provenance()) as writer:
+        _require_same_data(writer, dataset)
         _train(writer, planned, recipes, dataset, reporter)
         _measure(writer, config.landscape, dataset, reporter)
         write_labels(writer, config.phases.rule)
@@ -146,6 +148,19 @@ def label(path: str | Path, rule: str | None = None) -> Zoo:
 
 
 # ------------------------------------------------------------------------------------- training
+def _require_same_data(writer: ZooWriter, dataset: Dataset) -> None:
+    """A zoo that was begun on other images is not continued on these."""
+    for cohort in writer.manifest.cohorts.values():
+        info: dict[str, Any] = cohort.info
+        begun = info["dataset"]["sha256"]
+        if begun != dataset.sha256:
+            raise ConflictError(
+                f"{writer.root}: the zoo was begun on data set {dataset.name!r} with content "
+                f"{begun[:12]}…, found {dataset.sha256[:12]}…; restore the original files, or "
+                "choose another path"
+            )
+
+
 def _train(
     writer: ZooWriter,
     plan: Plan,
@@ -182,8 +197,14 @@ def _begin_cohort(writer: ZooWriter, cohort: Cohort, recipe: Recipe, dataset: Da
         "dataset": _dataset_facts(dataset),
         "total_steps": line.total_steps,
     }
-    size = default_block_size(len(cohort.members), 4 * len(snapshots) * spec.size)
+    size = _even_block_size(len(cohort.members), 4 * len(snapshots) * spec.size)
     writer.begin_cohort(cohort.id, _cohort_table(cohort), spec.to_json(), snapshots, size, info)
+
+
+def _even_block_size(members: int, member_bytes: int) -> int:
+    """Blocks of one size, but for a last one that is hardly smaller: one compilation for all."""
+    blocks = -(-members // default_block_size(members, member_bytes))
+    return -(-members // blocks)
 
 
 def _dataset_facts(dataset: Dataset) -> dict[str, Any]:
@@ -217,7 +238,8 @@ def _train_blocks(
     for block, rows in writer.missing_blocks(cohort.id).items():
         members = cohort.members[rows]
         begin, resume = time.perf_counter(), writer.resume_dir(cohort.id, block)
-        trained = train_block(recipe, data, members, resume, advance)
+        size = writer.manifest.cohorts[cohort.id].block_size
+        trained = train_block(recipe, data, members, resume, advance, width=size)
         info = {"seconds": time.perf_counter() - begin, "formulations": chosen()}
         writer.write_block(cohort.id, block, _training_arrays(trained), TRAINING_DIMS, info)
 
@@ -235,15 +257,21 @@ def _measure(
     again: bool = False,
 ) -> None:
     zoo = open_zoo(writer.root)
+    unfinished = [c for c in zoo.reader.cohorts if writer.missing_blocks(c)]
+    if unfinished or not zoo.reader.cohorts:
+        raise NotFoundError(
+            f"{writer.root}: {len(unfinished)} of {len(zoo.reader.cohorts)} cohorts are not "
+            "trained to the end; repeat `zoogen generate` before measuring"
+        )
     run = writer.begin_run(landscape.model_dump(mode="json"), again)
     todo = [c for c in zoo.reader.cohorts if c not in writer.measured(run)]
-    if not todo:
-        return
-    sizes = {cohort: len(zoo.reader.members(cohort)) for cohort in todo}
-    with reporter("measure", sum(sizes.values()), "members") as advance:
-        for cohort in todo:
-            _measure_cohort(writer, zoo, run, cohort, landscape, dataset, advance)
-    writer.finish_run(run)
+    if todo:
+        members = sum(len(zoo.reader.members(cohort)) for cohort in todo)
+        with reporter("measure", members, "members") as advance:
+            for cohort in todo:
+                _measure_cohort(writer, zoo, run, cohort, landscape, dataset, advance)
+    if not writer.manifest.runs[run].finished:
+        writer.finish_run(run)
 
 
 def _measure_cohort(

@@ -107,8 +107,16 @@ class Plan:
 
     def iterate_static(self) -> Iterator[Config]:
         """The config of one cohort after another, without their members."""
-        for values in _cross(self.static_axes):
-            yield self.config.with_values(values)
+        for index in range(self.n_cohorts):
+            yield self.static_config(index)
+
+    def static_config(self, index: int) -> Config:
+        """The config of one cohort, 0 to ``n_cohorts`` − 1; the last axis runs fastest."""
+        chosen = {}
+        for key, values in reversed(self.static_axes.items()):
+            index, place = divmod(index, len(values))
+            chosen[key] = values[place]
+        return self.config.with_values(chosen)
 
     def cohort_id(self, config: Config) -> str:
         """Twelve hex digits that stand for the static hyper-parameters of a config."""
@@ -119,11 +127,8 @@ class Plan:
         return _digest(identity)
 
     def _cohort(self, config: Config) -> Cohort:
-        members = [
-            _member(config.with_values(values), seed)
-            for values in _cross(self.member_axes)
-            for seed in range(self.config.grid.seeds)
-        ]
+        cells = (config.with_values(values) for values in _cross(self.member_axes))
+        members = [member for cell in cells for member in _members(cell, self.config.grid.seeds)]
         return Cohort(self.cohort_id(config), config, tuple(members))
 
 
@@ -137,10 +142,13 @@ def _cross(axes: Mapping[str, tuple[Scalar, ...]]) -> Iterator[dict[str, Scalar]
         yield dict(zip(axes, combination, strict=True))
 
 
-def _member(config: Config, seed: int) -> Member:
+def _members(config: Config, seeds: int) -> Iterator[Member]:
+    """The members of one cell."""
     identity = _identity(config)
-    values = {key: config.values()[key] for key in PER_MEMBER_PARAMETERS}
-    return Member(_digest(identity | {"member": seed}), _digest(identity), seed, values)  # type: ignore[arg-type]
+    cell = _digest(identity)
+    values = {key: float(config.values()[key] or 0.0) for key in PER_MEMBER_PARAMETERS}
+    for seed in range(seeds):
+        yield Member(_digest(identity | {"member": seed}), cell, seed, values)
 
 
 def _identity(config: Config) -> dict[str, Any]:

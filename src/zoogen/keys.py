@@ -23,7 +23,6 @@ class Purpose(IntEnum):
     HESSIAN = 4
     LANCZOS = 5
     CURVE = 6
-    LABEL_NOISE = 7
 
 
 def identity_words(identity: str) -> UInt32[np.ndarray, "2"]:

@@ -8,8 +8,10 @@ neighbours beyond float rounding (on CPU: not at all).
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -22,6 +24,7 @@ Tree = Any
 MemberFunction = Callable[[Tree, Tree], Tree]
 
 DEFAULT_CHUNK = 64
+DEFAULT_BUDGET = 2 * 2**30  # bytes, where a device does not tell its memory
 
 
 def use_all_cores() -> None:
@@ -31,9 +34,10 @@ def use_all_cores() -> None:
     where the backend is already initialised, or on accelerators.
     """
     chosen = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if chosen or jax.config.values["jax_num_cpu_devices"] > 0 or _backend_started():
+    if chosen or jax.config.values["jax_num_cpu_devices"] > 0:
         return
-    jax.config.update("jax_num_cpu_devices", _usable_cores())
+    with suppress(RuntimeError):  # JAX's answer once a backend is initialised
+        jax.config.update("jax_num_cpu_devices", _usable_cores())
 
 
 def _usable_cores() -> int:
@@ -42,16 +46,41 @@ def _usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _backend_started() -> bool:
-    return bool(jax._src.xla_bridge.backends_are_initialized())
+def chunk_size(member_bytes: int, budget: int) -> int:
+    """Members that fit side by side into a budget of memory; at least one.
+
+    Args:
+        member_bytes: what one member needs while it runs (weights, gradients, activations).
+        budget: bytes for all of them.
+
+    Example:
+        >>> chunk_size(300, 1000), chunk_size(2000, 1000)
+        (3, 1)
+    """
+    return max(1, budget // max(1, member_bytes))
 
 
-def over_members(fn: MemberFunction, chunk: int | None = None) -> MemberFunction:
+def memory_budget() -> int:
+    """Bytes that the members in work may take together on one device.
+
+    Half of the device's memory, where it tells: the rest holds the data and the members that
+    wait, and the error of the estimates. It does not depend on what is in use at the moment, so
+    that a resumed run gets the same chunks, hence the same last bits.
+    """
+    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", 0)
+    return int(limit) // 2 or DEFAULT_BUDGET
+
+
+def over_members(
+    fn: MemberFunction, chunk: int | None = None, member_bytes: int | None = None
+) -> MemberFunction:
     """Compile ``fn(member, shared)`` over the leading axis of ``member``.
 
     Args:
         fn: pure function of one member's arrays (a pytree) and of arrays that all share.
-        chunk: members that run side by side per device on accelerators; ignored on CPU.
+        chunk: most members that run side by side per device on accelerators; ignored on CPU.
+        member_bytes: what one member needs while it runs; without a ``chunk``, as many run side
+            by side as fit into :func:`memory_budget`. Without either: ``DEFAULT_CHUNK``.
 
     Returns:
         A function of the same signature in which every leaf of ``member`` and of the result has
@@ -63,7 +92,9 @@ def over_members(fn: MemberFunction, chunk: int | None = None) -> MemberFunction
         [0.0, 2.0, 4.0]
     """
     mesh = _mesh()
-    body = partial(_map_on_cpu if on_cpu() else _map_in_chunks, fn, chunk)
+    body = partial(_map_on_cpu, fn)
+    if not on_cpu():
+        body = partial(_map_in_chunks, fn, chunk or _fitting(member_bytes))
     members, shared = PartitionSpec("m"), PartitionSpec()
     program = jax.jit(
         jax.shard_map(
@@ -96,12 +127,18 @@ def _mesh() -> Mesh:
     return Mesh(np.array(jax.local_devices()), ("m",))
 
 
-def _map_on_cpu(fn: MemberFunction, _chunk: int | None, members: Tree, shared: Tree) -> Tree:
+def _fitting(member_bytes: int | None) -> int:
+    return DEFAULT_CHUNK if member_bytes is None else chunk_size(member_bytes, memory_budget())
+
+
+def _map_on_cpu(fn: MemberFunction, members: Tree, shared: Tree) -> Tree:
     return jax.lax.map(lambda member: fn(member, shared), members)
 
 
-def _map_in_chunks(fn: MemberFunction, chunk: int | None, members: Tree, shared: Tree) -> Tree:
-    size = min(chunk or DEFAULT_CHUNK, _leading(members))
+def _map_in_chunks(fn: MemberFunction, chunk: int, members: Tree, shared: Tree) -> Tree:
+    count = _leading(members)
+    # As even as can be: a rest of another size is compiled, and waited for, on its own.
+    size = math.ceil(count / math.ceil(count / chunk))
     return jax.lax.map(lambda member: fn(member, shared), members, batch_size=size)
 
 

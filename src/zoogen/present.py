@@ -11,7 +11,8 @@ import pandas as pd
 
 from zoogen.estimate import Estimate
 from zoogen.grid import MEMBER_LIMIT
-from zoogen.phases import Coverage, tally
+from zoogen.labelling import BEFORE
+from zoogen.phases import CkaCut, ConnectivityCut, Coverage, Cut, Rule, load_rule, rule_names, tally
 from zoogen.store import Problem
 from zoogen.zoo import Zoo
 
@@ -138,8 +139,11 @@ def coverage_json(zoo: Zoo) -> Json:
     if table is None:
         return {"coverage": None}
     info = zoo.reader.labels().info  # type: ignore[union-attr]
+    earlier = _coverage(zoo, BEFORE)
     return {
         "coverage": {"cells": dict(table.cells), "members": dict(table.members)},
+        "coverage_before_annealing": earlier
+        and {"cells": dict(earlier.cells), "members": dict(earlier.members)},
         "entropy_bits": table.entropy,
         "empty_phases": list(table.empty),
         "rule": info,
@@ -155,12 +159,77 @@ def coverage_text(zoo: Zoo) -> str:
         f"{name} {cut['value']:.3g} ({cut['method']})"
         for name, cut in labels.info["thresholds"].items()
     )
-    return f"{table}\nrule {labels.info['rule']} v{labels.info['version']}: {cuts}"
+    lines = [str(table), f"rule {labels.info['rule']} v{labels.info['version']}: {cuts}"]
+    earlier = _coverage(zoo, BEFORE)
+    if earlier is not None:
+        counts = ", ".join(f"{name} {cells}" for name, cells, *_ in earlier.rows())
+        lines.append(f"cells before annealing: {counts}")
+    return "\n".join(lines)
 
 
-def _coverage(zoo: Zoo) -> Coverage | None:
-    labels = zoo.reader.labels()
-    return None if labels is None else tally(labels.cells["phase"], labels.members["phase"])
+def _coverage(zoo: Zoo, when: str = "") -> Coverage | None:
+    """Counts at the end, or at another time that was labelled, else nothing."""
+    labels, column = zoo.reader.labels(), f"phase{when}"
+    if labels is None or column not in labels.cells:
+        return None
+    return tally(labels.cells[column].dropna(), labels.members[column].dropna())
+
+
+# --------------------------------------------------------------------------------------- phases
+def rules_json() -> list[Json]:
+    """The rules that zoogen ships, as data."""
+    rules = [load_rule(name) for name in rule_names()]
+    return [rule.model_dump(mode="json", exclude_none=True) | {"sha256": rule.sha256}
+            for rule in rules]  # fmt: skip
+
+
+def rules_text() -> str:
+    """One line a rule that zoogen ships."""
+    rules = [load_rule(name) for name in rule_names()]
+    return "\n".join(
+        f"{rule.name:<12}v{rule.version}  {rule.sha256[:12]}  {rule.description}" for rule in rules
+    )
+
+
+def fit_json(rule: Rule, out: Path) -> Json:
+    """A fitted rule and where it was written."""
+    return {"file": str(out), "rule": rule.model_dump(mode="json", exclude_none=True)}
+
+
+def fit_text(rule: Rule, out: Path) -> str:
+    """Thresholds, advice and accuracy of a fitted tree on one screen."""
+    tree, cuts = rule.tree, rule.thresholds
+    if tree is None or tree.score is None:
+        return f"{out}: rule {rule.name}, no fitted tree"
+    score = tree.score
+    asked: dict[str, Cut | ConnectivityCut | CkaCut] = {
+        "train error": cuts.train_error, "mode connectivity": cuts.mode_connectivity,
+        "log Hessian trace": tree.log_trace, "CKA": cuts.cka,
+    }  # fmt: skip
+    lines = [f"{out}: a tree fitted on {score.cells} cells of {score.data}"]
+    lines += [f"  without a target: {n} cells, {why}" for why, n in score.skipped.items()]
+    lines += ["", f"  {'question':<20}{'threshold':>11}   bounds"]
+    for name, cut in asked.items():
+        bounds = "fixed" if cut.bounds is None else f"{cut.bounds[0]:g} to {cut.bounds[1]:g}"
+        bounds += "" if cut.source.startswith("fitted") else ", start value kept"
+        lines.append(f"  {name:<20}{cut.value:>11.4g}   {bounds}")
+    lines += ["", f"  {'leaf':<20}{'turn':<18}{'cells':>6}{'agree':>7}"]
+    lines += [
+        f"  {name:<20}{leaf.knob + ' ' + leaf.direction:<18}{leaf.cells:>6}{leaf.agreeing:>7}"
+        for name, leaf in tree.leaves.items()
+    ]
+    if score.gain < 2 * score.gain_stderr:
+        told = "NOT BETTER than always naming the majority knob; see the bounds above"
+    else:
+        told = "better than always naming the majority knob"
+    checked = f"{score.folds}-fold cross-validation by cell, {score.repeats} times"
+    return "\n".join([
+        *lines, "", f"  {checked}:",
+        f"  knob predicted     {score.accuracy:.1%}, majority {score.baseline:.1%}, "
+        f"difference {100 * score.gain:+.1f} ± {100 * score.gain_stderr:.1f} points",
+        f"  and its direction  {score.move_accuracy:.1%}, majority {score.move_baseline:.1%}",
+        f"  {told}",
+    ])  # fmt: skip
 
 
 def _stored_bytes(zoo: Zoo) -> int:

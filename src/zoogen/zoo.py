@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import operator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -142,39 +143,48 @@ class Zoo:
             raise NotFoundError(f"{self.path}: no cohort is begun yet; repeat `zoogen generate`")
         return self.reader.cohort(self.reader.cohorts[0]).info
 
+    @cached_property
+    def cohorts(self) -> list[str]:
+        """Ids of the cohorts that have committed members."""
+        return [cohort for cohort in self.reader.cohorts if self.reader.committed(cohort).size]
+
     def __len__(self) -> int:
         return len(self.members)
 
     def __repr__(self) -> str:
-        return f"<Zoo {self.name!r}: {len(self)} members in {len(self.reader.cohorts)} cohorts>"
+        return f"<Zoo {self.name!r}: {len(self)} members in {len(self.cohorts)} cohorts>"
 
     @cached_property
     def members(self) -> pd.DataFrame:
         """One row a committed member: hyper-parameters, metrics at the last snapshot, phase.
 
         The index is the member's id. ``cohort`` and ``row`` say where its arrays lie. A metric of
-        pairs is the mean over the pairs that the member is in.
+        pairs is the mean over the pairs that the member is in. ``phase`` and ``confidence`` hold
+        at the end; ``phase_before_annealing`` and its confidence at the snapshot ``anneal``, where
+        there is one.
         """
-        tables = [self._member_table(cohort) for cohort in self.reader.cohorts]
+        tables = [self._member_table(cohort) for cohort in self.cohorts]
         if not tables:
             return pd.DataFrame(columns=["cohort", "row", "cell", "seed"]).rename_axis("id")
         table = pd.concat(tables).set_index("id")
         labels = self.reader.labels()
         if labels is None:
             return table
-        return table.join(labels.members.set_index("id")[["phase", "confidence"]])
+        columns = [name for name in labels.members if not name.startswith("reason")]
+        return table.join(labels.members[columns].set_index("id"))
 
     @cached_property
     def cells(self) -> pd.DataFrame:
         """One row a cell: hyper-parameters, mean metrics, phase, its confidence and reason.
 
-        Means go over the members of a cell, or over its pairs for metrics of pairs.
+        Means go over the members of a cell, or over its pairs for metrics of pairs. Columns that
+        end in ``_before_annealing`` hold at the snapshot ``anneal``, where there is one.
         """
         grouped = self.members.groupby("cell", sort=False)
         fixed = [key for key in self.members if "." in key or key == "cohort"]
         table = grouped[fixed].first()
         table.insert(1, "members", grouped.size())
-        parts = [self._cell_means(cohort) for cohort in self.reader.cohorts]
+        parts = [self._cell_means(cohort) for cohort in self.cohorts]
         table = table.join(pd.concat(parts)) if parts else table
         labels = self.reader.labels()
         return table if labels is None else table.join(labels.cells.set_index("cell"))
@@ -183,10 +193,20 @@ class Zoo:
         cells = self.reader.members(cohort)["cell"]
         means = {}
         for name, metric in self._last_metrics(cohort).items():
-            owner = cells.index if metric.pairs is None else metric.pairs[:, 0]
-            last = pd.Series(metric.values[owner if metric.pairs is None else slice(None), -1])
-            means[name] = last.groupby(cells.loc[owner].to_numpy(), sort=False).mean()
+            places, owners = self.owners(cohort, metric)
+            last = pd.Series(metric.values[places, -1])
+            means[name] = last.groupby(cells.loc[owners[:, 0]].to_numpy(), sort=False).mean()
         return pd.DataFrame(means)
+
+    def owners(
+        self, cohort: str, metric: Metric
+    ) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, "n owner"]]:
+        """Where a metric's first axis holds committed members (or pairs), and their rows."""
+        committed = self.reader.committed(cohort)
+        if metric.pairs is None:
+            return committed, committed[:, None]
+        places = np.flatnonzero(np.isin(metric.pairs, committed).all(axis=1))
+        return places, metric.pairs[places]
 
     def _last_metrics(self, cohort: str) -> dict[str, Metric]:
         """The metrics of a cohort that are one number a member (or pair) and snapshot."""
@@ -211,6 +231,7 @@ class Zoo:
             >>> zoo.weights(where="phase == 'IV-B' and `network.width` == 16")  # doctest: +SKIP
         """
         chosen = self.select(where)
+        self._require_same_time(chosen["cohort"].unique(), snapshot)
         blocks, order = [], []
         for cohort, rows in chosen.groupby("cohort", sort=False):
             position = self._snapshot_position(str(cohort), snapshot)
@@ -275,7 +296,7 @@ class Zoo:
 
     def metric_names(self) -> list[str]:
         """Names of the metrics that every committed cohort has."""
-        names = [set(self.reader.metric_names(cohort)) for cohort in self.reader.cohorts]
+        names = [set(self.reader.metric_names(cohort)) for cohort in self.cohorts]
         return sorted(set.intersection(*names)) if names else []
 
     def trajectory(self, name: str) -> pd.DataFrame:
@@ -289,26 +310,22 @@ class Zoo:
         Raises:
             NotFoundError: if no cohort has the metric.
         """
-        tables = [self._long(cohort, name) for cohort in self.reader.cohorts]
+        tables = [self._long(cohort, name) for cohort in self.cohorts]
         if not tables:
             raise NotFoundError(f"{self.path}: no cohort is committed yet")
         return pd.concat(tables, ignore_index=True)
 
     def _long(self, cohort: str, name: str) -> pd.DataFrame:
         metric = self.reader.read_metric(cohort, name)
-        index = pd.MultiIndex.from_product(
-            [range(size) for size in metric.values.shape], names=metric.dims
-        )
-        long = pd.DataFrame({"value": metric.values.reshape(-1)}, index=index).reset_index()
-        ids = self.reader.members(cohort)["id"]
+        places, owners = self.owners(cohort, metric)
+        values = metric.values[places]
+        index = pd.MultiIndex.from_product(map(range, values.shape), names=("n", *metric.dims[1:]))
+        long = pd.DataFrame({"value": values.reshape(-1)}, index=index).reset_index()
+        rows, table = owners[long.pop("n")], self.reader.members(cohort)
         if metric.pairs is not None:
-            first, second = metric.pairs[long.pop("pair")].T
-            long.insert(0, "other", ids.loc[second].to_numpy())
-        else:
-            first = long.pop("member")
-        long.insert(0, "member", ids.loc[first].to_numpy())
-        cells = self.reader.members(cohort)["cell"]
-        long.insert(0, "cell", cells.loc[first].to_numpy())
+            long.insert(0, "other", table["id"].loc[rows[:, 1]].to_numpy())
+        for column, source in (("member", "id"), ("cell", "cell")):
+            long.insert(0, column, table[source].loc[rows[:, 0]].to_numpy())
         long.insert(0, "cohort", cohort)
         times = self.snapshots(cohort)
         for column in ("step", "epoch"):
@@ -337,6 +354,7 @@ class Zoo:
             if member not in self.members.index:
                 raise NotFoundError(f"{self.path}: no member with id {member!r}")
             return self.members.loc[member]
+        member = operator.index(member)
         if not -len(self) <= member < len(self):
             raise NotFoundError(
                 f"{self.path}: no member {member}; expected {-len(self)} to {len(self) - 1}"
@@ -344,15 +362,35 @@ class Zoo:
         return self.members.iloc[member]
 
     def _snapshot_position(self, cohort: str, snapshot: int | str) -> int:
-        if isinstance(snapshot, int):
-            return snapshot
-        names = list(self.snapshots(cohort)["name"])
-        if snapshot not in names:
-            raise NotFoundError(
-                f"{self.path}: no snapshot {snapshot!r} in cohort {cohort!r}; there are: "
-                f"{', '.join(names)}"
+        if not isinstance(snapshot, str):
+            return operator.index(snapshot)
+        times = self.snapshots(cohort)
+        # One time can have several names: `anneal` is also an epoch and a step.
+        names = zip(
+            times["name"],
+            (f"epoch {epoch:g}" for epoch in times["epoch"]),
+            (f"step {step}" for step in times["step"]),
+            strict=True,
+        )
+        for position, aliases in enumerate(names):
+            if snapshot in aliases:
+                return position
+        raise NotFoundError(
+            f"{self.path}: no snapshot {snapshot!r} in cohort {cohort!r}; there are: "
+            f"{', '.join(times['name'])}"
+        )
+
+    def _require_same_time(self, cohorts: Iterable[str], snapshot: int | str) -> None:
+        """An inner position must mean the same time everywhere; names and ends always do."""
+        if isinstance(snapshot, str) or operator.index(snapshot) in (0, -1):
+            return
+        names = {tuple(self.snapshots(cohort)["name"]) for cohort in cohorts}
+        if len(names) > 1:
+            shared = sorted(set.intersection(*map(set, names)))
+            raise ConfigError(
+                f"{self.path}: snapshot {snapshot} is another time in other cohorts; give a name "
+                f"that they share: {', '.join(shared)}"
             )
-        return names.index(snapshot)
 
 
 def _last_per_member(metric: Metric, members: int) -> Float[np.ndarray, " m"]:

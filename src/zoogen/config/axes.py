@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from zoogen.config.sections import FromList, Section
-from zoogen.config.wording import expectation, nearest
+from zoogen.config.wording import nearest, sentence
 
 Scalar = bool | int | float | str
 
@@ -18,7 +18,7 @@ class Range(Section):
 
     from_: float = Field(alias="from")
     to: float
-    points: int = Field(ge=1)
+    points: int = Field(ge=1, le=100_000)
     spacing: Literal["log", "linear"] = "linear"
 
     @model_validator(mode="after")
@@ -41,23 +41,30 @@ class Range(Section):
 Values = Annotated[tuple[Scalar, ...], FromList]
 
 
+def _is_value(value: Any) -> bool:
+    return isinstance(value, Scalar) and not (isinstance(value, float) and not math.isfinite(value))
+
+
 def _check_axis_shape(key: str, axis: Any) -> None:
     """Say in the config's own words what pydantic would say once per member of a union."""
     if isinstance(axis, list | tuple):
-        odd = [value for value in axis if not isinstance(value, Scalar)]
+        odd = [value for value in axis if not _is_value(value)]
         if not axis:
             raise ValueError(f"axes.{key!r}: found an empty axis, expected at least one value")
         if odd:
-            raise ValueError(f"axes.{key!r}: found {odd[0]!r}, allowed numbers, strings, booleans")
+            raise ValueError(
+                f"axes.{key!r}: found {odd[0]!r}, allowed finite numbers, strings, booleans"
+            )
         if len(set(axis)) < len(axis):
             raise ValueError(f"axes.{key!r}: found a value twice, expected distinct values")
     elif isinstance(axis, dict):
         try:
             Range.model_validate(axis)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise ValueError(f"axes.{key!r}.{where}: {expectation(dict(first))}") from None
+            # A misspelt key is also a missing one; the misspelling is what helps.
+            first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+            text = sentence(dict(first), Range)
+            raise ValueError(f"axes.{key!r}: {text}") from None
     elif not isinstance(axis, Range):
         raise ValueError(
             f"axes.{key!r}: found {axis!r}, allowed a list of values or a table "

@@ -62,18 +62,21 @@ def _apply_override(table: dict[str, Any], override: str) -> None:
 
 
 def _split_key(key: str) -> list[str]:
-    """``grid.axes.network.width`` is the axis ``network.width``; quotes work as in TOML."""
-    prefix = "grid.axes."
-    if key.startswith(prefix):
-        return ["grid", "axes", key.removeprefix(prefix).strip("\"'")]
+    """Parts between dots; in the two tables whose keys hold dots, quotes are optional."""
+    for section, name in (("grid", "axes"), ("data", "sha256")):
+        prefix = f"{section}.{name}."
+        if key.startswith(prefix):
+            return [section, name, key.removeprefix(prefix).strip("\"'")]
     return key.split(".")
 
 
 def _toml_value(text: str) -> Any:
+    """The text as a TOML value, or as it is: quotes around words are optional."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        table = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return text
+    return table["value"] if len(table) == 1 else text
 
 
 def canonical_json(config: Config) -> str:

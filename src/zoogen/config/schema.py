@@ -53,8 +53,13 @@ class Config(Section):
                     f"grid.axes: found {key!r}, allowed a hyper-parameter of [data], [network] or "
                     f"[train]{nearest(key, HYPER_PARAMETERS)}"
                 )
-            for value in _axis_values(key, axis):
+            for value in axis if isinstance(axis, tuple) else _ends(key, axis):
                 self._check_axis_value(key, value)
+            values = _axis_values(key, axis)
+            if len(set(values)) < len(values):
+                raise ValueError(
+                    f"grid.axes.{key!r}: found a value twice, expected distinct values"
+                )
         return self
 
     def _check_axis_value(self, key: str, value: Scalar) -> None:
@@ -146,7 +151,6 @@ def _scale_axis(axis: Values | Range, scale: float) -> Values | Range:
 _NOT_AN_AXIS = {
     "data.source", "data.path", "data.sha256", "data.train_examples", "data.test_examples",
     "data.test_fraction", "data.probe_examples", "data.seed", "train.snapshots",
-    "train.epochs", "train.steps",
 }  # fmt: skip
 _SECTIONS: dict[str, type[Section]] = {
     "data": DataConfig, "network": NetworkConfig, "train": TrainConfig,
@@ -158,11 +162,17 @@ PER_MEMBER_PARAMETERS: tuple[str, ...] = tuple(
 )
 
 
+def _ends(key: str, axis: Range) -> tuple[Scalar, ...]:
+    """A range is monotone: where its ends are allowed, so is all between them."""
+    values = _axis_values(key, axis)
+    return values[0], values[-1]
+
+
 def _axis_values(key: str, axis: Values | Range) -> tuple[Scalar, ...]:
     """Values in the hyper-parameter's own type, so that identities do not depend on spelling."""
     raw = axis.values() if isinstance(axis, Range) else axis
     if _accepts(key, float):
-        return tuple(float(v) if isinstance(v, int) else v for v in raw)
+        return tuple(float(v) if type(v) is int else v for v in raw)
     if isinstance(axis, Range) and _accepts(key, int):
         return tuple(dict.fromkeys(round(v) for v in raw if isinstance(v, float)))
     return tuple(raw)

@@ -7,7 +7,7 @@ Fields marked ``PER_MEMBER`` are arrays over the members of one compiled program
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -26,8 +26,10 @@ class DataConfig(Section):
 
     Attributes:
         source: ``digits``, ``tfds:NAME``, ``idx`` (directory of IDX files) or ``npz`` (one file).
-        path: directory or file of the ``idx`` and ``npz`` sources; prepared directory of TFDS.
-        sha256: file name → expected sha256 of local files; absent files are not checked.
+        path: directory or file of the ``idx`` and ``npz`` sources, directory of TFDS; relative to
+            the working directory.
+        sha256: file name → expected sha256 of local files; files not named are not checked, a
+            name that is no file of the set is an error.
         train_examples: training images used (the first ones of a seeded order); all by default.
         test_examples: test images used; all by default.
         test_fraction: share held out when the source has no test split of its own.
@@ -93,7 +95,7 @@ class NetworkConfig(Section):
     activation: Activation = "relu"
     padding: Literal["valid", "same"] | None = None
     init: Init = "he_normal"
-    init_scale: float = Field(default=1.0, gt=0, json_schema_extra=PER_MEMBER)
+    init_scale: float = Field(default=1.0, gt=0, le=1e38, json_schema_extra=PER_MEMBER)
 
     @model_validator(mode="after")
     def _fields_fit_family(self) -> NetworkConfig:
@@ -131,10 +133,10 @@ class TrainConfig(Section):
     """
 
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
-    learning_rate: float = Field(default=0.1, ge=0, json_schema_extra=PER_MEMBER)
+    learning_rate: float = Field(default=0.1, ge=0, le=1e38, json_schema_extra=PER_MEMBER)
     momentum: float = Field(default=0.9, ge=0, lt=1, json_schema_extra=PER_MEMBER)
     nesterov: bool = False
-    weight_decay: float = Field(default=0.0, ge=0, json_schema_extra=PER_MEMBER)
+    weight_decay: float = Field(default=0.0, ge=0, le=1e38, json_schema_extra=PER_MEMBER)
     batch_size: int = Field(default=64, ge=1)
     epochs: int | None = Field(default=None, ge=1)
     steps: int | None = Field(default=None, ge=1)
@@ -166,6 +168,9 @@ class TrainConfig(Section):
         return defaults[self.schedule] if self.anneal_at is None else self.anneal_at
 
 
+MetricGroup = Literal["performance", "curvature", "connectivity", "similarity", "weights"]
+
+
 class LandscapeConfig(Section):
     """How members are measured.
 
@@ -182,9 +187,7 @@ class LandscapeConfig(Section):
         seed: of probes and curves.
     """
 
-    metrics: Annotated[tuple[str, ...], FromList] = (
-        "performance", "curvature", "connectivity", "similarity", "weights",
-    )  # fmt: skip
+    metrics: Annotated[tuple[MetricGroup, ...], FromList] = get_args(MetricGroup)
     hessian_examples: int = Field(default=512, ge=1)
     hessian_probes: int = Field(default=32, ge=2)
     lanczos_steps: int = Field(default=20, ge=2)
@@ -194,6 +197,13 @@ class LandscapeConfig(Section):
     curve_batch_size: int = Field(default=64, ge=1)
     pairs: int | None = Field(default=None, ge=1)
     seed: int = Field(default=0, ge=0, lt=2**31)
+
+    @model_validator(mode="after")
+    def _some_metrics(self) -> LandscapeConfig:
+        if not self.metrics:
+            groups = ", ".join(get_args(MetricGroup))
+            raise ValueError(f"metrics: found none, expected at least one of {groups}")
+        return self
 
 
 class PhasesConfig(Section):

@@ -137,13 +137,15 @@ def arrange(source: Source, config: DataConfig) -> Dataset:
     """Split, shuffle, limit and hash what a source delivered.
 
     Raises:
-        DataUnavailableError: if a split is empty or a label is out of range.
+        DataUnavailableError: if a split is empty, a label is out of range, or training and test
+            images differ in shape or type.
     """
     train, test = _split(source, config)
     train = train.first(config.train_examples or len(train))
     test = test.first(config.test_examples or len(test))
     for part, split in (("training", train), ("test", test)):
         _check(source, part, split)
+    _check_alike(source.name, train.images, test.images)
     mean, std = _channel_statistics(train.images)
     return Dataset(
         name=source.name,
@@ -176,14 +178,31 @@ def _order(count: int, seed: int, stream: int) -> Int[np.ndarray, " n"]:
 
 
 def _check(source: Source, part: str, split: Split) -> None:
-    if len(split) == 0:
-        raise DataUnavailableError(f"data set {source.name!r}: the {part} split has no images")
+    if split.images.size == 0:
+        raise DataUnavailableError(
+            f"data set {source.name!r}: the {part} split has no images (shape "
+            f"{list(split.images.shape)}); correct the files"
+        )
     lowest, highest = int(split.labels.min()), int(split.labels.max())
     if lowest < 0 or highest >= source.classes:
         raise DataUnavailableError(
             f"data set {source.name!r}, {part} labels: expected classes 0 to "
             f"{source.classes - 1}, found {lowest} to {highest}; correct the label file"
         )
+
+
+def _check_alike(name: str, train: Images, test: Images) -> None:
+    """Refuse test images that could not go through the network as training images do."""
+    if (test.shape[1:], test.dtype) != (train.shape[1:], train.dtype):
+        raise DataUnavailableError(
+            f"data set {name!r}, test images: expected {_kind(train)} as in training, found "
+            f"{_kind(test)}; correct the files"
+        )
+
+
+def _kind(images: Images) -> str:
+    """Shape and type of single images, in words."""
+    return f"{'x'.join(map(str, images.shape[1:]))} {images.dtype}"
 
 
 def _channel_statistics(

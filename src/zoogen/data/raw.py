@@ -16,12 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int32, Integer, UInt8
 
 from zoogen.data.dataset import Split
 from zoogen.errors import ConfigError, DataUnavailableError
 
 _IDX_UNSIGNED_BYTE = 0x08
+_HIGHEST_CLASS = 2**31 - 1
 _CIFAR_SHAPE = (3, 32, 32)
 _CIFAR_PIXELS = 3 * 32 * 32
 _SPLITS = {"train": ("train",), "test": ("t10k", "test")}
@@ -196,7 +197,22 @@ def _pair(images_path: Path, images: np.ndarray, labels_path: Path, labels: np.n
         raise _malformed(
             labels_path, f"{len(images)} labels as {images_path.name} has images", f"{len(labels)}"
         )
-    return Split(images, labels.astype(np.int32))
+    return Split(images, class_numbers(f"{labels_path}", labels))
+
+
+def class_numbers(where: str, labels: Integer[np.ndarray, " n"]) -> Int32[np.ndarray, " n"]:
+    """Labels as int32; conversion alone would turn 2³² + 3 into class 3.
+
+    Raises:
+        DataUnavailableError: if one is negative or no int32; the message begins with ``where``.
+    """
+    lowest, highest = int(labels.min(initial=0)), int(labels.max(initial=0))
+    if lowest < 0 or highest > _HIGHEST_CLASS:
+        raise DataUnavailableError(
+            f"{where}: expected classes from 0 to at most {_HIGHEST_CLASS}, found {lowest} to "
+            f"{highest}; number the classes from 0 on"
+        )
+    return labels.astype(np.int32)
 
 
 # --- CIFAR -----------------------------------------------------------------------------------

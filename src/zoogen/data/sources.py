@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +11,13 @@ from jaxtyping import Int32, Shaped
 
 from zoogen.config import DataConfig
 from zoogen.data.dataset import Images, Source, Split
-from zoogen.data.raw import FileReader, find_idx, read_idx_set, refuse_unused_checksums
+from zoogen.data.raw import (
+    FileReader,
+    class_numbers,
+    find_idx,
+    read_idx_set,
+    refuse_unused_checksums,
+)
 from zoogen.data.tfds_source import read_tfds
 from zoogen.errors import DataUnavailableError
 
@@ -59,7 +63,7 @@ def _idx(config: DataConfig) -> Source:
     train, test = read_idx_set(reader, find_idx(directory))
     reader.finish()
     name = directory.resolve().name
-    return Source(name, train, test, _classes(train, test), "local IDX files")
+    return Source(name, train, test, _classes(directory, train, test), "local IDX files")
 
 
 def _npz(config: DataConfig) -> Source:
@@ -70,9 +74,9 @@ def _npz(config: DataConfig) -> Source:
     if set(_SPLIT_KEYS) <= set(arrays):
         train = _examples(path, arrays, "x_train", "y_train")
         test = _examples(path, arrays, "x_test", "y_test")
-        return Source(path.stem, train, test, _classes(train, test), "local NPZ file")
+        return Source(path.stem, train, test, _classes(path, train, test), "local NPZ file")
     train = _examples(path, arrays, *_JOINT_KEYS)
-    return Source(path.stem, train, None, _classes(train), "local NPZ file")
+    return Source(path.stem, train, None, _classes(path, train), "local NPZ file")
 
 
 _SOURCES: dict[str, Callable[[DataConfig], Source]] = {
@@ -83,9 +87,15 @@ _SOURCES: dict[str, Callable[[DataConfig], Source]] = {
 }
 
 
-def _classes(*splits: Split) -> int:
-    """One more than the highest label; label ranges are checked when the set is arranged."""
-    return 1 + max(int(split.labels.max(initial=0)) for split in splits)
+def _classes(path: Path, train: Split, *others: Split) -> int:
+    """One more than the highest label; more classes than images are a mistake in the labels."""
+    classes = 1 + max(int(split.labels.max(initial=0)) for split in (train, *others))
+    if 0 < len(train) < classes:
+        raise DataUnavailableError(
+            f"{path}: expected labels from 0 to the number of classes less one, found label "
+            f"{classes - 1} among {len(train)} training images; number the classes from 0 on"
+        )
+    return classes
 
 
 def _npz_arrays(path: Path, content: bytes) -> dict[str, np.ndarray]:
@@ -95,17 +105,24 @@ def _npz_arrays(path: Path, content: bytes) -> dict[str, np.ndarray]:
             known = [key for key in (*_SPLIT_KEYS, *_JOINT_KEYS) if key in file]
             arrays = {key: file[key] for key in known}
             present = list(file)
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataUnavailableError(
-            f"{path}: expected an intact NPZ file of plain arrays ({error}); write it again with "
-            "numpy.savez"
-        ) from error
+    except Exception as error:  # readers of zip and npy raise a dozen unrelated types
+        raise _no_npz(path, (str(error).splitlines() or [type(error).__name__])[0]) from error
+    odd = [key for key, value in arrays.items() if not isinstance(value, np.ndarray)]
+    if odd:
+        raise _no_npz(path, f"its member {odd[0]!r} is no .npy file")
     if not (set(_SPLIT_KEYS) <= set(arrays) or set(_JOINT_KEYS) <= set(arrays)):
         raise DataUnavailableError(
             f"{path}: expected the arrays {', '.join(_SPLIT_KEYS)}, or {', '.join(_JOINT_KEYS)}; "
             f"found {', '.join(present) or 'none'}; rename them"
         )
     return arrays
+
+
+def _no_npz(path: Path, found: str) -> DataUnavailableError:
+    return DataUnavailableError(
+        f"{path}: expected an intact NPZ file of plain arrays ({found}); write it again with "
+        "numpy.savez"
+    )
 
 
 def _examples(path: Path, arrays: dict[str, np.ndarray], images: str, labels: str) -> Split:
@@ -129,7 +146,7 @@ def _npz_labels(where: str, labels: np.ndarray) -> Int32[np.ndarray, " n"]:
             f"{where}: expected integer labels of shape [n], found {labels.dtype} of shape "
             f"{list(labels.shape)}"
         )
-    return labels.astype(np.int32)
+    return class_numbers(where, labels)
 
 
 def _npz_images(where: str, images: np.ndarray) -> Images:
@@ -150,11 +167,14 @@ def _npz_images(where: str, images: np.ndarray) -> Images:
 
 
 def _pixels(where: str, images: Shaped[np.ndarray, "n c h w"]) -> Images:
-    if images.dtype.kind == "f" and np.isfinite(images).all():
-        return images.astype(np.float32)
+    if images.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            numbers = images.astype(np.float32)
+        if np.isfinite(numbers).all():
+            return numbers
     if images.dtype.kind in "biu" and images.min() >= 0 and images.max() <= 255:
         return images.astype(np.uint8)
     raise DataUnavailableError(
-        f"{where}: expected integers from 0 to 255 or finite floats, found {images.dtype} outside "
-        "of that"
+        f"{where}: expected integers from 0 to 255 or finite floats of 32 bits, found "
+        f"{images.dtype} outside of that"
     )

@@ -20,6 +20,7 @@ from zoogen.data.catalogue import CATALOGUE, RawSet, default_data_dir, raw_direc
 from zoogen.data.dataset import Source, Split
 from zoogen.data.raw import (
     FileReader,
+    class_numbers,
     compare_checksum,
     missing_extra,
     refuse_unused_checksums,
@@ -284,7 +285,10 @@ def _read_split(tfds: ModuleType, name: str, builder: Any, split: str) -> Split:
         )
     # Empty splits have no shape of their own.
     stacked = np.stack(images) if images else np.zeros((0, 1, 1, 1), np.uint8)
-    return Split(np.ascontiguousarray(stacked.transpose(0, 3, 1, 2)), np.array(labels, np.int32))
+    return Split(
+        np.ascontiguousarray(stacked.transpose(0, 3, 1, 2)),
+        class_numbers(f"tfds:{name}, split {split!r}", np.array(labels, np.int64)),
+    )
 
 
 def _records(tfds: ModuleType, name: str, builder: Any, split: str) -> Iterator[Any]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -16,37 +15,18 @@ from jaxtyping import Float, Float32, Int, UInt32
 from zoogen.config import DataConfig, LandscapeConfig
 from zoogen.data import Dataset
 from zoogen.errors import ConfigError
-from zoogen.landscape import draws
-from zoogen.landscape.connectivity import (
-    CURVE_POINTS,
-    farthest_point,
-    linear_barrier,
-    mode_connectivity,
-)
-from zoogen.landscape.curvature import mean_and_stderr, ritz_top, sign_words
+from zoogen.landscape.connectivity import CURVE_POINTS
+from zoogen.landscape.group import Arrays, Draws, Examples, MemberRow, PairRow, Taken, Task, Words
+from zoogen.landscape.groups import GROUPS
 from zoogen.landscape.metrics import METRICS, checked_groups
-from zoogen.landscape.programs import (
-    MEMBER_GROUPS,
-    Examples,
-    MemberRow,
-    PairRow,
-    Task,
-    member_program,
-    over_rows,
-    pair_program,
-)
-from zoogen.landscape.similarity import linear_cka, prediction_agreement
-from zoogen.landscape.weights import layer_rotation, rotating_layers, weight_norm
+from zoogen.landscape.programs import empty_rows, member_program, over_rows, pair_program
+from zoogen.landscape.weights import rotating_layers
 from zoogen.networks import Network
 from zoogen.population import share
 
-Arrays = dict[str, np.ndarray]
 Info = dict[str, dict[str, float]]
 OnShare = Callable[[float], None]
 OnRows = Callable[[int], None]
-
-_PARTS = ("train", "test")
-_SCORES = ("loss", "error")
 
 
 @dataclass(frozen=True)
@@ -78,10 +58,6 @@ class _Cohort:
     @property
     def snapshots(self) -> int:
         return self.weights.shape[1]
-
-    def by_snapshot(self, rows: np.ndarray) -> np.ndarray:
-        """Rows as ``[member or pair, snapshot, …]``."""
-        return rows.reshape(-1, self.snapshots, *rows.shape[1:])
 
 
 def seed_pairs(cells: Sequence[str], limit: int | None = None) -> Int[np.ndarray, "q 2"]:
@@ -155,12 +131,12 @@ def measure_cohort(
     examples = Examples(
         seen.images, seen.labels, test_probe.images, test_probe.labels, dataset.mean, dataset.std
     )
-    task = Task(network, landscape, data.seed, len(train_probe), groups)
+    task = Task(network, landscape, data.seed, len(seen), len(train_probe))
     cohort = _Cohort(weights, pairs, np.asarray(label_noise, np.float32), member_words)
     # Accelerators would otherwise round the factors of matrix products to ten bits. And what
     # overflows in a member that diverged is no news: it becomes NaN.
     with jax.default_matmul_precision("highest"), np.errstate(over="ignore", invalid="ignore"):
-        arrays, info = _take(task, cohort, share(examples), on_share)
+        arrays, info = _take(task, groups, cohort, share(examples), on_share)
         arrays = {
             name: _finished(arrays[name], METRICS[name].axes, weights, pairs)
             for name in METRICS
@@ -205,124 +181,67 @@ def _finished(
     return np.where(usable & np.isfinite(values), values, np.float32(np.nan))
 
 
-def _take(task: Task, cohort: _Cohort, data: Examples, on_share: OnShare) -> tuple[Arrays, Info]:
-    """All groups of a task, and what they cost."""
-    arrays: Arrays = {}
-    info: Info = {}
-    of_members = bool(set(MEMBER_GROUPS) & set(task.groups))
-    items = of_members * len(cohort.weights) + ("connectivity" in task.groups) * len(cohort.pairs)
+def _take(
+    task: Task, groups: tuple[str, ...], cohort: _Cohort, data: Examples, on_share: OnShare
+) -> tuple[Arrays, Info]:
+    """All metrics of some groups, and what they cost."""
+    of_member = tuple(name for name in groups if GROUPS[name].of_member)
+    of_pair = tuple(name for name in groups if GROUPS[name].of_pair)
+    items = bool(of_member) * len(cohort.weights) + bool(of_pair) * len(cohort.pairs)
     if items == 0:  # nothing but what costs next to nothing
         on_share(1.0)
 
     def on_rows(rows: int) -> None:
         on_share(rows / (items * cohort.snapshots))
 
-    if of_members:
-        with _timed(info, "members", len(cohort.weights) * cohort.snapshots):
-            raw = _take_members(task, cohort, data, on_rows)
-        arrays |= _performance(raw) if "performance" in task.groups else {}
-        arrays |= _curvature(task, raw, info) if "curvature" in task.groups else {}
-    if "connectivity" in task.groups:
-        with _timed(info, "pairs", len(cohort.pairs) * cohort.snapshots):
-            arrays |= _connectivity(task, cohort, data, info, on_rows)
-    if "similarity" in task.groups:
-        with _timed(info, "similarity", len(cohort.pairs) * cohort.snapshots):
-            arrays |= _similarity(raw["test_logits"], cohort.pairs)
-    if "weights" in task.groups:
-        with _timed(info, "weights", len(cohort.weights) * cohort.snapshots):
-            arrays["weight_norm"] = weight_norm(cohort.weights)
-            arrays["layer_rotation"] = layer_rotation(task.network.spec, cohort.weights)
+    begin = time.perf_counter()
+    member = _take_members(task, of_member, cohort, data, on_rows) if of_member else {}
+    middle = time.perf_counter()
+    pair = _take_pairs(task, of_pair, cohort, data, on_rows) if of_pair else {}
+    end = time.perf_counter()
+    taken = Taken(task, cohort.weights, cohort.pairs, member, pair)
+    arrays: Arrays = {}
+    info: Info = {"seconds": {"members": middle - begin, "pairs": end - middle}}
+    for name in groups:
+        arrays |= GROUPS[name].finish(taken)
+        info |= GROUPS[name].cost(task)
     return arrays, info
 
 
-@contextmanager
-def _timed(info: Info, what: str, rows: int) -> Iterator[None]:
-    begin = time.perf_counter()
-    yield
-    info[what] = {"rows": rows, "seconds": time.perf_counter() - begin}
-
-
-def _take_members(task: Task, cohort: _Cohort, data: Examples, on_rows: OnRows) -> Arrays:
-    seed, size = task.landscape.seed, task.network.spec.size
-    words = sign_words(task.landscape.hessian_probes) if "curvature" in task.groups else 0
-
-    def row(member: int, snapshot: int) -> MemberRow:
-        identity = cohort.words[member]
-        return MemberRow(
-            cohort.weights[member, snapshot],
-            cohort.label_noise[member],
-            draws.sign_bits(seed, identity, words, size),
-            draws.start_vector(seed, identity, size if words else 0),
-        )
-
-    items, snapshots = len(cohort.weights), cohort.snapshots
-    raw = over_rows(member_program(task), row, items, snapshots, data, on_rows)
-    return {name: cohort.by_snapshot(values) for name, values in raw.items()}
-
-
-def _performance(raw: Arrays) -> Arrays:
-    scores = {f"{part}_{what}": raw[f"{part}_{what}"] for part in _PARTS for what in _SCORES}
-    accuracies = {f"{part}_accuracy": 1 - raw[f"{part}_error"] / 100 for part in _PARTS}
-    gap = accuracies["train_accuracy"] - accuracies["test_accuracy"]
-    return scores | accuracies | {"generalisation_gap": gap}
-
-
-def _curvature(task: Task, raw: Arrays, info: Info) -> Arrays:
-    trace, stderr = mean_and_stderr(raw["samples"].astype(np.float64))
-    top, residual = ritz_top(raw["alpha"], raw["beta"])
-    probes, krylov, examples = task.landscape.hessian_probes, task.krylov, task.hessian_examples
-    info["hessian_trace"] = {"probes": probes, "hessian_products": probes, "examples": examples}
-    info["hessian_top"] = {"steps": krylov, "hessian_products": krylov, "examples": examples}
-    return {
-        "hessian_trace": trace,
-        "hessian_trace_stderr": stderr,
-        "hessian_top": top,
-        "hessian_top_residual": residual,
-    }
-
-
-def _connectivity(
-    task: Task, cohort: _Cohort, data: Examples, info: Info, on_rows: OnRows
+def _take_members(
+    task: Task, groups: tuple[str, ...], cohort: _Cohort, data: Examples, on_rows: OnRows
 ) -> Arrays:
-    raw = _take_pairs(task, cohort, data, on_rows)
-    curve, line = raw["curve_error"], raw["line_error"]
-    times = np.array(CURVE_POINTS)
-    batch = min(task.landscape.curve_batch_size, len(data.train_labels))
-    steps = task.landscape.curve_epochs * (len(data.train_labels) // batch)
-    info["mode_connectivity"] = {"steps": steps, "gradient_evaluations": steps, "batch": batch}
-    connectivity = mode_connectivity(curve)
-    return {
-        "curve_train_error": curve,
-        "curve_train_loss": raw["curve_loss"],
-        "mode_connectivity": connectivity,
-        "worst_t": np.where(np.isfinite(connectivity), times[farthest_point(curve)], np.nan),
-        "linear_barrier": linear_barrier(line, times),
-    }
+    def row(member: int, snapshot: int) -> MemberRow:
+        drawn = _draw(task, groups, cohort.words[member])
+        return MemberRow(cohort.weights[member, snapshot], cohort.label_noise[member], drawn)
+
+    program = member_program(task, groups)
+    return over_rows(program, row, len(cohort.weights), cohort.snapshots, data, on_rows)
 
 
-def _take_pairs(task: Task, cohort: _Cohort, data: Examples, on_rows: OnRows) -> Arrays:
-    if len(cohort.pairs) == 0:
-        empty = np.empty((0, cohort.snapshots, len(CURVE_POINTS)))
-        return dict.fromkeys(("curve_error", "curve_loss", "line_error"), empty)
-
-    def row(pair: int, snapshot: int) -> PairRow:
-        i, j = cohort.pairs[pair]
-        order, times = draws.curve_order(
-            task.landscape.seed, cohort.words[[i, j]].ravel(), len(data.train_labels),
-            task.landscape.curve_epochs, task.landscape.curve_batch_size,
-        )  # fmt: skip
+def _take_pairs(
+    task: Task, groups: tuple[str, ...], cohort: _Cohort, data: Examples, on_rows: OnRows
+) -> Arrays:
+    def row_of(i: int, j: int, snapshot: int) -> PairRow:
+        drawn = _draw(task, groups, cohort.words[[i, j]].ravel())
         ends = cohort.weights[i, snapshot], cohort.weights[j, snapshot]
-        return PairRow(*ends, cohort.label_noise[i], order, times)
+        return PairRow(*ends, cohort.label_noise[i], drawn)
 
-    items, snapshots = len(cohort.pairs), cohort.snapshots
-    raw = over_rows(pair_program(task), row, items, snapshots, data, on_rows)
-    return {name: cohort.by_snapshot(values) for name, values in raw.items()}
+    if len(cohort.pairs) == 0:
+        return empty_rows(task, groups, row_of(0, 0, 0), cohort.snapshots, data)
+    program = pair_program(task, groups)
+    return over_rows(
+        program,
+        lambda pair, snapshot: row_of(cohort.pairs[pair, 0], cohort.pairs[pair, 1], snapshot),
+        len(cohort.pairs),
+        cohort.snapshots,
+        data,
+        on_rows,
+    )
 
 
-def _similarity(logits: Float[np.ndarray, "m s n k"], pairs: Int[np.ndarray, "q 2"]) -> Arrays:
-    found = []
-    for at_snapshot in np.swapaxes(logits, 0, 1):  # one after another, to bound memory
-        x, y = at_snapshot[pairs[:, 0]], at_snapshot[pairs[:, 1]]
-        found.append((linear_cka(x, y), prediction_agreement(x, y)))
-    cka, agreement = (np.stack(values, axis=1) for values in zip(*found, strict=True))
-    return {"cka": cka, "prediction_agreement": agreement}
+def _draw(task: Task, groups: tuple[str, ...], words: Words) -> Draws:
+    drawn: dict[str, Any] = {}
+    for name in groups:
+        drawn |= GROUPS[name].draw(task, words)
+    return drawn

@@ -9,13 +9,13 @@ from functools import lru_cache, partial
 from jaxtyping import Array, Float
 
 from zoogen.config import NetworkConfig
-from zoogen.networks.architecture import Apply, Architecture
+from zoogen.networks.architecture import Apply, Architecture, Forward, Hidden
 from zoogen.networks.cnn import cnn, lenet
 from zoogen.networks.initializers import initial_params
 from zoogen.networks.mlp import mlp
 from zoogen.params import Params, ParamSpec
 
-__all__ = ["FAMILIES", "Network", "build_network"]
+__all__ = ["FAMILIES", "Hidden", "Network", "build_network"]
 
 FAMILIES: dict[str, Callable[[NetworkConfig, tuple[int, int, int], int], Architecture]] = {
     "mlp": mlp,
@@ -36,6 +36,8 @@ class Network:
         init: ``(key, scale) → params``: weights of ``config.init`` times ``scale`` (may be
             traced), zero biases; ``params`` is a flat dict in PyTorch layout.
         apply: ``(params, images [b c h w]) → logits [b k]``; float32 normalised images.
+        forward: the same with what hidden units hold, ``→ (logits, group → Hidden)``; under
+            ``jit``, what is not used is not computed.
     """
 
     config: NetworkConfig
@@ -44,6 +46,7 @@ class Network:
     spec: ParamSpec
     init: Callable[[Array, float | Float[Array, ""]], Params]
     apply: Apply
+    forward: Forward
 
 
 @lru_cache(maxsize=256)
@@ -65,6 +68,10 @@ def build_network(
         >>> network.spec.size
         4970
     """
-    spec, apply = FAMILIES[config.family](config, image_shape, classes)
+    spec, forward = FAMILIES[config.family](config, image_shape, classes)
     init = partial(initial_params, spec, config.init)
-    return Network(config, image_shape, classes, spec, init, apply)
+
+    def apply(params: Params, images: Float[Array, "b c h w"]) -> Float[Array, "b k"]:
+        return forward(params, images)[0]
+
+    return Network(config, image_shape, classes, spec, init, apply, forward)

@@ -9,7 +9,21 @@ from jaxtyping import Array, Float
 
 from zoogen.params import Params, ParamSpec
 
+
+class Hidden(NamedTuple):
+    """What the units of one group hold: ``[b u]``, or ``[b u h w]`` for channels of maps.
+
+    Attributes:
+        before: input of the activation.
+        after: its output, which the next layer reads.
+    """
+
+    before: Float[Array, "b u *hw"]
+    after: Float[Array, "b u *hw"]
+
+
 Apply = Callable[[Params, Float[Array, "b c h w"]], Float[Array, "b k"]]
+Forward = Callable[[Params, Float[Array, "b c h w"]], tuple[Float[Array, "b k"], dict[str, Hidden]]]
 
 
 class Architecture(NamedTuple):
@@ -17,8 +31,8 @@ class Architecture(NamedTuple):
 
     Attributes:
         spec: names, shapes and symmetries of the parameters.
-        apply: ``(params, images [b c h w]) → logits [b k]``.
+        forward: ``(params, images [b c h w]) → (logits [b k], group of the spec → Hidden)``.
     """
 
     spec: ParamSpec
-    apply: Apply
+    forward: Forward

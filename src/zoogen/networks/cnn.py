@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 from zoogen.config import NetworkConfig
 from zoogen.errors import ConfigError
 from zoogen.networks import layers
-from zoogen.networks.architecture import Architecture
+from zoogen.networks.architecture import Architecture, Hidden
 from zoogen.params import Axis, Params, ParamSpec
 
 ImageShape = tuple[int, int, int]
@@ -41,13 +41,17 @@ def cnn(config: NetworkConfig, image_shape: ImageShape, classes: int) -> Archite
     _cnn_map(image_shape, len(names), padding)
     activation = layers.ACTIVATIONS[config.activation]
 
-    def apply(params: Params, images: Float[Array, "b c h w"]) -> Float[Array, "b k"]:
-        x = images.transpose(1, 2, 3, 0)
+    def forward(
+        params: Params, images: Float[Array, "b c h w"]
+    ) -> tuple[Float[Array, "b k"], dict[str, Hidden]]:
+        x, hidden = images.transpose(1, 2, 3, 0), {}
         for name in names:
             weight, bias = params[f"{name}.weight"], params[f"{name}.bias"]
-            x = activation(layers.conv2d(x, weight, bias, STRIDE, padding))
+            before = layers.conv2d(x, weight, bias, STRIDE, padding)
+            x = activation(before)
+            hidden[name] = _hidden_maps(before, x)
         pooled = layers.global_average_pool(x)
-        return layers.dense(pooled, params["output.weight"], params["output.bias"])
+        return layers.dense(pooled, params["output.weight"], params["output.bias"]), hidden
 
     axes: dict[str, tuple[Axis, ...]] = {}
     incoming = Axis(image_shape[0])
@@ -56,7 +60,7 @@ def cnn(config: NetworkConfig, image_shape: ImageShape, classes: int) -> Archite
         axes |= _conv_axes(name, channels, incoming, KERNEL)
         incoming = channels
     axes |= _dense_axes("output", Axis(classes), incoming)
-    return Architecture(ParamSpec.build(axes, layers.scalings(config.activation, names)), apply)
+    return Architecture(ParamSpec.build(axes, layers.scalings(config.activation, names)), forward)
 
 
 def lenet(config: NetworkConfig, image_shape: ImageShape, classes: int) -> Architecture:
@@ -78,14 +82,20 @@ def lenet(config: NetworkConfig, image_shape: ImageShape, classes: int) -> Archi
     rows, columns = _lenet_map(image_shape)
     activation = layers.ACTIVATIONS[config.activation]
 
-    def apply(params: Params, images: Float[Array, "b c h w"]) -> Float[Array, "b k"]:
-        x = images.transpose(1, 2, 3, 0)
+    def forward(
+        params: Params, images: Float[Array, "b c h w"]
+    ) -> tuple[Float[Array, "b k"], dict[str, Hidden]]:
+        x, hidden = images.transpose(1, 2, 3, 0), {}
         for name in LENET_KERNELS:
-            x = layers.conv2d(x, params[f"{name}.weight"], params[f"{name}.bias"])
-            x = activation(layers.max_pool(x) if name in LENET_POOLED else x)
+            before = layers.conv2d(x, params[f"{name}.weight"], params[f"{name}.bias"])
+            before = layers.max_pool(before) if name in LENET_POOLED else before
+            x = activation(before)
+            hidden[name] = _hidden_maps(before, x)
         flat = layers.flatten(x)
-        hidden = activation(layers.dense(flat, params["hidden.weight"], params["hidden.bias"]))
-        return layers.dense(hidden, params["output.weight"], params["output.bias"])
+        before = layers.dense(flat, params["hidden.weight"], params["hidden.bias"])
+        last = activation(before)
+        hidden["hidden"] = Hidden(before, last)
+        return layers.dense(last, params["output.weight"], params["output.bias"]), hidden
 
     units = {name: Axis(_share(config.width, n), name) for name, n in LENET_UNITS.items()}
     axes: dict[str, tuple[Axis, ...]] = {}
@@ -97,7 +107,11 @@ def lenet(config: NetworkConfig, image_shape: ImageShape, classes: int) -> Archi
     flattened = Axis(incoming.size * positions, incoming.group, block=positions)
     axes |= _dense_axes("hidden", units["hidden"], flattened)
     axes |= _dense_axes("output", Axis(classes), units["hidden"])
-    return Architecture(ParamSpec.build(axes, _lenet_scalings(config.activation)), apply)
+    return Architecture(ParamSpec.build(axes, _lenet_scalings(config.activation)), forward)
+
+
+def _hidden_maps(before: Float[Array, "u h w b"], after: Float[Array, "u h w b"]) -> Hidden:
+    return Hidden(before.transpose(3, 0, 1, 2), after.transpose(3, 0, 1, 2))
 
 
 def _lenet_scalings(activation: str) -> dict[str, str]:

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from zoogen.config import NetworkConfig
 from zoogen.networks import layers
-from zoogen.networks.architecture import Architecture
+from zoogen.networks.architecture import Architecture, Hidden
 from zoogen.params import Axis, Params, ParamSpec
 
 DEFAULT_DEPTH = 2
@@ -28,13 +28,17 @@ def mlp(config: NetworkConfig, image_shape: tuple[int, int, int], classes: int) 
     names = [f"hidden{i}" for i in range(config.depth or DEFAULT_DEPTH)]
     activation = layers.ACTIVATIONS[config.activation]
 
-    def apply(params: Params, images: Float[Array, "b c h w"]) -> Float[Array, "b k"]:
-        x = images.reshape(images.shape[0], -1)
+    def forward(
+        params: Params, images: Float[Array, "b c h w"]
+    ) -> tuple[Float[Array, "b k"], dict[str, Hidden]]:
+        x, hidden = images.reshape(images.shape[0], -1), {}
         for name in names:
-            x = activation(layers.dense(x, params[f"{name}.weight"], params[f"{name}.bias"]))
-        return layers.dense(x, params["output.weight"], params["output.bias"])
+            before = layers.dense(x, params[f"{name}.weight"], params[f"{name}.bias"])
+            x = activation(before)
+            hidden[name] = Hidden(before, x)
+        return layers.dense(x, params["output.weight"], params["output.bias"]), hidden
 
-    return Architecture(_spec(config, names, math.prod(image_shape), classes), apply)
+    return Architecture(_spec(config, names, math.prod(image_shape), classes), forward)
 
 
 def _spec(config: NetworkConfig, names: list[str], inputs: int, classes: int) -> ParamSpec:

@@ -13,6 +13,7 @@ import pandas as pd
 from jaxtyping import Float, Shaped
 
 from zoogen.errors import ConfigError
+from zoogen.phases import grows
 
 Role = Literal["load", "temperature", "facet"]
 
@@ -21,7 +22,6 @@ _WIDTH_UNITS = {
 }  # fmt: skip
 _WORDS = {
     "data.fraction": ("training fraction", "share of images"),
-    "data.train_examples": ("training set", "images"),
     "data.label_noise": ("label noise", "share of labels"),
     "network.depth": ("depth", "layers"),
     "network.init_scale": ("initial weights", "factor"),
@@ -30,18 +30,6 @@ _WORDS = {
     "train.epochs": ("training", "epochs"),
     "train.steps": ("training", "steps"),
 }
-# +1: the quantity rises with the value, -1: it falls. Noisy labels ask for more capacity.
-_DIRECTIONS: dict[Role, dict[str, int]] = {
-    "load": {
-        "network.width": -1, "network.depth": -1,
-        "data.fraction": +1, "data.train_examples": +1, "data.label_noise": +1,
-    },
-    "temperature": {
-        "train.learning_rate": +1, "train.momentum": +1, "train.weight_decay": +1,
-        "train.batch_size": -1, "train.epochs": -1, "train.steps": -1,
-    },
-    "facet": {},
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -68,9 +56,10 @@ class Axis:
     @property
     def arrow(self) -> str:
         """Which way its role rises where values grow to the right or up; empty if not known."""
+        if self.role == "facet":
+            return ""
         words = "hotter" if self.role == "temperature" else "higher load"
-        direction = _DIRECTIONS[self.role].get(self.key, 0)
-        return {1: f"{words} →", -1: f"← {words}", 0: ""}[direction]
+        return {1: f"{words} →", -1: f"← {words}", 0: ""}[grows(self.role, self.key)]
 
 
 def describe_axis(key: str, role: Role, family: str = "") -> Axis:
@@ -79,7 +68,7 @@ def describe_axis(key: str, role: Role, family: str = "") -> Axis:
     Args:
         key: of the hyper-parameter.
         role: what it is in the report.
-        family: of the networks; it gives the unit of their width.
+        family: of the networks; it gives the unit of their width. Empty if families vary.
 
     Example:
         >>> axis = describe_axis("network.width", "load", "cnn")

@@ -85,7 +85,8 @@ def data_of(zoo: Zoo) -> ReportData:
     if labels is None:
         raise NotFoundError(f"{zoo.path}: no phase labels yet; run `zoogen label {zoo.path}`")
     dataset = zoo.facts["dataset"]
-    axis = partial(describe_axis, family=config.network.family)
+    varies = "network.family" in config.grid.axes
+    axis = partial(describe_axis, family="" if varies else config.network.family)
     load, temperature = config.grid.load, config.grid.temperature
     return ReportData(
         name=zoo.name,
@@ -96,8 +97,8 @@ def data_of(zoo: Zoo) -> ReportData:
         network=_network_text(config),
         training=_training_text(config),
         snapshot=_last_snapshot(zoo),
-        cells=zoo.cells,
-        members=zoo.members,
+        cells=_with_all_phases(zoo.cells),
+        members=_with_all_phases(zoo.members),
         load=axis(load, "load") if load else None,
         temperature=axis(temperature, "temperature") if temperature else None,
         facets=tuple(axis(k, "facet") for k in config.grid.axes if k not in (load, temperature)),
@@ -105,6 +106,11 @@ def data_of(zoo: Zoo) -> ReportData:
         limits=_limits(config, dataset["chance_accuracy"]),
         provenance=_provenance(zoo),
     )
+
+
+def _with_all_phases(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with the phase ``unlabelled`` for what came after the zoo was labelled."""
+    return table.assign(phase=table["phase"].fillna("unlabelled"))
 
 
 def _dataset_text(facts: Mapping[str, Any]) -> str:
@@ -116,7 +122,8 @@ def _dataset_text(facts: Mapping[str, Any]) -> str:
 def _network_text(config: Config) -> str:
     """The architecture in words, without what varies over the grid."""
     varying, network = config.grid.axes, config.network
-    family = {"mlp": "MLP", "cnn": "CNN", "lenet": "LeNet-like CNN"}[network.family]
+    names = {"mlp": "MLP", "cnn": "CNN", "lenet": "LeNet-like CNN"}
+    family = "networks" if "network.family" in varying else names[network.family]
     shown = {"width": f"width {network.width}", "activation": network.activation}
     if network.depth is not None:
         shown = {"depth": f"depth {network.depth}"} | shown
@@ -163,10 +170,13 @@ def rule_lines(labelling: Mapping[str, Any]) -> tuple[str, ...]:
 _MEANINGS = {
     "train_error": "under-fitted: train error above {} %",
     "mode_connectivity": "under-sized: mode connectivity below {} points",
+    "mode_connectivity_underfitted": "under-sized (I): mode connectivity below {} points",
+    "mode_connectivity_fitted": "under-sized (III): mode connectivity below {} points",
     "cka": "generalising: CKA of at least {}",
 }
 _METHODS = {
-    "otsu": "estimated on this zoo", "fallback": "fixed, as no estimate was possible"
+    "otsu": "estimated on this zoo", "bootstrap": "from its error on this zoo",
+    "fallback": "fixed, as no estimate was possible"
 }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from zoogen.errors import ConfigError
-from zoogen.report.axes import Grid, value_text
+from zoogen.report.axes import Grid
 from zoogen.report.data import ReportData
 from zoogen.report.panels import PANELS, label_axes, metric_panel, phase_legend, phase_panel
 
@@ -79,11 +79,12 @@ def _facets(data: ReportData) -> Iterator[tuple[list[str], pd.DataFrame]]:
         return
     for values, cells in data.cells.groupby(keys, dropna=False):
         pairs = zip(data.facets, values, strict=True)
-        yield [f"{axis.name} {value_text(value)}" for axis, value in pairs], cells
+        # In full: figures of values that only later digits tell apart would share title and file.
+        yield [f"{axis.name} {value}" for axis, value in pairs], cells
 
 
 def _slug(text: str) -> str:
-    return re.sub(r"[^\w.]+", "_", text)
+    return re.sub(r"[^\w.+-]+", "_", text)
 
 
 def _diagram(data: ReportData, grid: Grid, facet: list[str]) -> Figure:

@@ -61,7 +61,8 @@ def recipe_of(config: Config, dataset: Dataset) -> Recipe:
     """The static description of a cohort's training.
 
     Raises:
-        ConfigError: if the training set does not fill one batch.
+        ConfigError: if the training set does not fill one batch, or the images are too small for
+            the network.
     """
     size = dataset.training_size(config.data.fraction)
     if size < config.train.batch_size:
@@ -70,7 +71,7 @@ def recipe_of(config: Config, dataset: Dataset) -> Recipe:
             f"member sees only {size} training images (data.fraction = {config.data.fraction:g}); "
             "choose a smaller batch or a larger fraction"
         )
-    return Recipe(
+    recipe = Recipe(
         network=config.network,
         train=config.train,
         image_shape=tuple(dataset.train.images.shape[1:]),
@@ -81,6 +82,8 @@ def recipe_of(config: Config, dataset: Dataset) -> Recipe:
         noise_seed=config.data.seed,
         root=config.seed,
     )
+    _ = recipe.net  # an impossible network is an error now, not after hours of other cohorts
+    return recipe
 
 
 def training_data(dataset: Dataset, recipe: Recipe) -> TrainingData:
@@ -106,6 +109,7 @@ def train_block(
     members: Sequence[Member],
     resume_dir: Path | None = None,
     on_members: Callable[[float], None] = lambda members: None,
+    width: int = 0,
 ) -> TrainedBlock:
     """Train members of one recipe and return their weights at every snapshot.
 
@@ -115,13 +119,16 @@ def train_block(
         members: those to train; their results do not depend on each other.
         resume_dir: where to keep checkpoints of a run that takes longer than a minute.
         on_members: called with the work just done, in members; it sums to their number.
+        width: members that the program takes; copies of the last one fill it up, so that a
+            smaller block needs no compilation of its own.
     """
     program, line = make_program(recipe), recipe.timeline
-    given, checkpoint = member_input(members), Checkpoint(resume_dir, CHECKPOINT_SECONDS)
+    filled = [*members, *[members[-1]] * (width - len(members))]
+    given, checkpoint = member_input(filled), Checkpoint(resume_dir, CHECKPOINT_SECONDS)
     progress = checkpoint.restore(
         _Progress(
             state=program.start(given, None),
-            snapshots=_empty_snapshots(len(members), recipe),
+            snapshots=_empty_snapshots(len(filled), recipe),
             position=np.int64(0),
         )
     )
@@ -141,7 +148,7 @@ def train_block(
         if progress.position == stop:
             weights = recipe.net.spec.flatten(progress.state.params)
             progress.snapshots[:, index] = np.asarray(weights)
-    return _finish(recipe, progress)
+    return _finish(recipe, progress, len(members))
 
 
 class _Progress(NamedTuple):
@@ -157,8 +164,9 @@ def _empty_snapshots(members: int, recipe: Recipe) -> Float[np.ndarray, "m s p"]
     return np.full(shape, np.nan, np.float32)
 
 
-def _finish(recipe: Recipe, progress: _Progress) -> TrainedBlock:
-    line, state = recipe.timeline, jax.tree.map(np.asarray, progress.state)
+def _finish(recipe: Recipe, progress: _Progress, members: int) -> TrainedBlock:
+    line = recipe.timeline
+    state = jax.tree.map(lambda leaf: np.asarray(leaf)[:members], progress.state)
     steps = np.full(line.n_epochs, line.steps_per_epoch)
     steps[-1] = line.total_steps - (line.n_epochs - 1) * line.steps_per_epoch
     begun = state.loss_sum.astype(np.float64)
@@ -167,7 +175,7 @@ def _finish(recipe: Recipe, progress: _Progress) -> TrainedBlock:
     never_run = np.arange(line.n_epochs) > last[:, None]
     images = steps * recipe.train.batch_size
     return TrainedBlock(
-        weights=progress.snapshots,
+        weights=progress.snapshots[:members],
         train_loss=np.where(never_run, np.nan, begun / steps).astype(np.float32),
         train_accuracy=np.where(never_run, np.nan, state.hits / images).astype(np.float32),
         diverged_epoch=state.diverged_epoch,

@@ -20,8 +20,9 @@ from zoogen.config import NetworkConfig, TrainConfig
 from zoogen.data import augment, noisy_labels, normalise
 from zoogen.keys import Purpose, key_for
 from zoogen.networks import Network, build_network
+from zoogen.networks.cost import working_bytes
 from zoogen.params import Params
-from zoogen.population import MemberFunction, over_members
+from zoogen.population import MemberFunction, on_cpu, over_members
 from zoogen.train.schedules import Timeline, rate_factor, timeline
 from zoogen.train.shuffle import round_keys, shuffled
 
@@ -128,7 +129,8 @@ def make_program(recipe: Recipe) -> Program:
 
 @lru_cache(maxsize=64)
 def _advance(recipe: Recipe) -> MemberFunction:
-    return over_members(partial(advance_member, recipe))
+    needed = None if on_cpu() else working_bytes(recipe.net, recipe.train.batch_size)
+    return over_members(partial(advance_member, recipe), member_bytes=needed)
 
 
 def start_member(recipe: Recipe, member: MemberInput, _shared: None) -> MemberState:
@@ -235,9 +237,12 @@ def _end_epoch(
     recipe: Recipe, epoch: Int[Array, ""], complete: Array, state: MemberState
 ) -> MemberState:
     """Flag divergence and a reached target; a diverged member's weights become NaN."""
-    diverged = ~jnp.isfinite(state.loss_sum[epoch])
-    target = recipe.train.stop_at_train_loss or 0.0
-    reached = complete & (state.loss_sum[epoch] <= target * recipe.timeline.steps_per_epoch)
+    loss_sum, target = state.loss_sum[epoch], recipe.train.stop_at_train_loss
+    finite = jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state.params)])
+    diverged = ~(jnp.isfinite(loss_sum) & jnp.all(finite))
+    reached = jnp.bool_(False)
+    if target is not None:
+        reached = complete & (loss_sum <= target * recipe.timeline.steps_per_epoch)
     return state._replace(
         params=jax.tree.map(lambda leaf: jnp.where(diverged, jnp.nan, leaf), state.params),
         diverged_epoch=jnp.where(diverged, epoch, NEVER).astype(jnp.int32),

@@ -47,13 +47,21 @@ def timeline(config: TrainConfig, training_size: int) -> Timeline:
     """
     per_epoch = training_size // config.batch_size
     total = config.steps or (config.epochs or 0) * per_epoch
-    anneal = round(config.anneal_fraction * total)
+    anneal = _anneal_step(config, total)
     unit, stride = ("epoch", per_epoch) if config.epochs else ("step", 1)
     named = {time * stride: f"{unit} {time}" for time in config.snapshots}
     if 0 < anneal < total:
         named[anneal] = "anneal"
     named |= {0: "init", total: "end"}
     return Timeline(per_epoch, total, anneal, dict(sorted(named.items())))
+
+
+def _anneal_step(config: TrainConfig, total: int) -> int:
+    """The first step with a falling rate; rounding takes neither the rise nor the fall away."""
+    step = round(config.anneal_fraction * total)
+    if config.schedule in {"step", "onecycle"}:
+        return min(max(step, 1), max(total - 1, 1))
+    return step
 
 
 def rate_factor(config: TrainConfig, line: Timeline, step: Int[Array, ""]) -> Float[Array, ""]:

@@ -1,0 +1,179 @@
+"""What a group of metrics is: what the programs take of a row, and what the host makes of it.
+
+A row is one member, or one pair, at one snapshot. All groups of a measurement share one program
+over members and one over pairs, and within a row they share what the views below cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float32, Int, Shaped, UInt32
+
+from zoogen.config import LandscapeConfig
+from zoogen.data import noisy_labels, normalise
+from zoogen.landscape.performance import cross_entropy
+from zoogen.networks import Network
+
+Raw = dict[str, Array]
+Arrays = dict[str, np.ndarray]
+Draws = Mapping[str, Any]
+Words = UInt32[np.ndarray, " words"]
+
+
+class Examples(NamedTuple):
+    """What all rows share: raw images, clean labels, channel statistics.
+
+    Attributes:
+        train: all training images that the members saw; the probe set comes first.
+        train_labels: without noise.
+        test: test probe images.
+        test_labels: their classes.
+        mean, std: per channel.
+    """
+
+    train: Shaped[Any, "n c h w"]
+    train_labels: Int[Any, " n"]
+    test: Shaped[Any, "n c h w"]
+    test_labels: Int[Any, " n"]
+    mean: Float[Any, " c"]
+    std: Float[Any, " c"]
+
+
+class MemberRow(NamedTuple):
+    """One member at one snapshot, with the random numbers that its groups drew."""
+
+    w: Float[Any, " p"]
+    label_noise: Float[Any, ""]
+    draws: Draws
+
+
+class PairRow(NamedTuple):
+    """Two members at one snapshot, with the random numbers that its groups drew."""
+
+    start: Float[Any, " p"]
+    end: Float[Any, " p"]
+    label_noise: Float[Any, ""]
+    draws: Draws
+
+
+@dataclass(frozen=True)
+class Task:
+    """Everything static about a measurement; equal tasks share their programs.
+
+    Attributes:
+        network: of the members.
+        landscape: effort and seed.
+        noise_seed: of the label noise.
+        examples: training images that the members saw.
+        probe: how many of them are the training probe set.
+    """
+
+    network: Network
+    landscape: LandscapeConfig
+    noise_seed: int
+    examples: int
+    probe: int
+
+    def loss(
+        self, data: Examples, w: Float[Array, " p"], images: Array, labels: Int[Array, " b"]
+    ) -> Float[Array, ""]:
+        """Mean cross-entropy of flat weights on raw images."""
+        return cross_entropy(self.logits(data, w, images), labels)
+
+    def logits(self, data: Examples, w: Float[Array, " p"], images: Array) -> Float[Array, "b k"]:
+        """Logits of flat weights on raw images."""
+        params = self.network.spec.unflatten(w)
+        return self.network.apply(params, normalise(images, data.mean, data.std))
+
+    def noisy(self, labels: Int[Array, " n"], rate: Float[Array, ""]) -> Int[Array, " n"]:
+        """The first training labels, as trained on."""
+        return noisy_labels(labels, rate, self.network.classes, self.noise_seed)
+
+
+@dataclass(frozen=True)
+class MemberView:
+    """One row of a member, while its program is traced."""
+
+    task: Task
+    row: MemberRow
+    data: Examples
+
+    @cached_property
+    def labels(self) -> Int[Array, " n"]:
+        """Labels of the training probe set, as trained on."""
+        return self.task.noisy(self.data.train_labels[: self.task.probe], self.row.label_noise)
+
+    @cached_property
+    def logits(self) -> tuple[Float[Array, "n k"], Float[Array, "n k"]]:
+        """Logits of the training and of the test probe set."""
+        # One pass over both, so that the network is compiled once.
+        images = jnp.concatenate([self.data.train[: self.task.probe], self.data.test])
+        both = self.task.logits(self.data, self.row.w, images)
+        return both[: self.task.probe], both[self.task.probe :]
+
+    def loss_on_first(self, n: int) -> Callable[[Float[Array, " p"]], Float[Array, ""]]:
+        """The training loss on the first images of the probe set, as a function of weights."""
+        images, labels = self.data.train[:n], self.labels[:n]
+        return lambda w: self.task.loss(self.data, w, images, labels)
+
+
+@dataclass(frozen=True)
+class PairView:
+    """One row of a pair, while its program is traced."""
+
+    task: Task
+    row: PairRow
+    data: Examples
+
+    @cached_property
+    def labels(self) -> Int[Array, " n"]:
+        """Labels of all training images, as trained on."""
+        return self.task.noisy(self.data.train_labels, self.row.label_noise)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What was taken of a cohort, for the host to finish.
+
+    Attributes:
+        task: the measurement.
+        weights: ``[m, s, p]``.
+        pairs: ``[q, 2]`` places on the member axis.
+        member: raw arrays ``[m, s, …]``.
+        pair: raw arrays ``[q, s, …]``.
+    """
+
+    task: Task
+    weights: Float32[np.ndarray, "m s p"]
+    pairs: Int[np.ndarray, "q 2"]
+    member: Arrays
+    pair: Arrays
+
+
+def _draw_nothing(task: Task, words: Words) -> Draws:
+    return {}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Metrics that are measured together.
+
+    Attributes:
+        finish: from what was taken to metrics by name, on the host.
+        of_member: raw arrays of a member's row; ``None`` if the group takes none.
+        of_pair: raw arrays of a pair's row; ``None`` if the group takes none.
+        draw: random numbers of a row from its identity, by names of the group's own.
+        cost: metric → counts of what was spent on one row.
+    """
+
+    finish: Callable[[Taken], Arrays]
+    of_member: Callable[[MemberView], Raw] | None = None
+    of_pair: Callable[[PairView], Raw] | None = None
+    draw: Callable[[Task, Words], Draws] = _draw_nothing
+    cost: Callable[[Task], dict[str, dict[str, float]]] = lambda task: {}

@@ -1,0 +1,28 @@
+"""Symmetry: elements of a network's symmetry group, canonical forms, and alignment of members."""
+
+from zoogen.symmetry.activations import activation_matching
+from zoogen.symmetry.canonical import Canonical, canonical
+from zoogen.symmetry.check import Finding, check_symmetry
+from zoogen.symmetry.elements import Element, apply, compose, identity, invert, random_element
+from zoogen.symmetry.matching import Matching
+from zoogen.symmetry.populations import Aligned, align_members, align_population
+from zoogen.symmetry.weights import weight_matching
+
+__all__ = [
+    "Aligned",
+    "Canonical",
+    "Element",
+    "Finding",
+    "Matching",
+    "activation_matching",
+    "align_members",
+    "align_population",
+    "apply",
+    "canonical",
+    "check_symmetry",
+    "compose",
+    "identity",
+    "invert",
+    "random_element",
+    "weight_matching",
+]

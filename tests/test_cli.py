@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from zoogen import cli, store
+from zoogen.landscape import METRICS
 from zoogen.testing import truncate
 from zoogen.zoo import open_zoo
 
@@ -106,6 +107,13 @@ def test_verify_and_repair_exit_codes(run: Run, copied_zoo: Path) -> None:
     assert "zoogen generate" in out
     code, out, _ = run("info", copied_zoo)
     assert "INCOMPLETE" in out
+
+
+def test_the_page_of_metrics_is_made_from_the_table(run: Run) -> None:
+    page = Path(__file__).parent.parent / "docs" / "metrics.md"
+    assert run("metrics", "--markdown")[1] == page.read_text(), "run `zoogen metrics --markdown`"
+    assert {m["name"] for m in json.loads(run("metrics", "--json")[1])} == set(METRICS)
+    assert "hessian_trace" in run("metrics")[1]
 
 
 def test_measure_adds_a_run(run: Run, copied_zoo: Path) -> None:

@@ -104,6 +104,20 @@ def measure(
 
 
 @app.command()
+def metrics(
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the page docs/metrics.md.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the metrics that zoogen takes, by group: definition, unit, range, reference."""
+    from zoogen import present
+
+    text = present.metrics_markdown() if markdown else present.metrics_text()
+    _print(present.metrics_json() if as_json else text, as_json)
+
+
+@app.command()
 def label(
     zoo: ZooPath,
     rule: Annotated[

@@ -23,6 +23,7 @@ class Purpose(IntEnum):
     HESSIAN = 4
     LANCZOS = 5
     CURVE = 6
+    CIRCLES = 8
 
 
 def identity_words(identity: str) -> UInt32[np.ndarray, "2"]:

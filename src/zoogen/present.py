@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from zoogen.config import FIRST_GROUPS
 from zoogen.estimate import Estimate
 from zoogen.grid import MEMBER_LIMIT
 from zoogen.labelling import BEFORE
+from zoogen.landscape import GROUPS, METRICS
 from zoogen.phases import CkaCut, ConnectivityCut, Coverage, Cut, Rule, load_rule, rule_names, tally
 from zoogen.store import Problem
 from zoogen.zoo import Zoo
@@ -250,6 +253,45 @@ def _ranges(members: pd.DataFrame) -> dict[str, list[float]]:
         if known.size:
             ranges[name] = [float(f(known)) for f in (np.min, np.median, np.max)]
     return ranges
+
+
+# -------------------------------------------------------------------------------------- metrics
+def metrics_json() -> list[Json]:
+    """One entry a metric."""
+    return [asdict(metric) for metric in METRICS.values()]
+
+
+def metrics_text() -> str:
+    """One line a metric, under its group."""
+    lines = []
+    for group in GROUPS:
+        lines.append(f"{group}{' (taken by default)' if group in FIRST_GROUPS else ''}")
+        for metric in (m for m in METRICS.values() if m.group == group):
+            unit = f" [{metric.unit}]" if metric.unit else ""
+            lines.append(f"  {metric.name:<30}{metric.definition}{unit}")
+    return "\n".join(lines)
+
+
+def metrics_markdown() -> str:
+    """The page of all metrics, made from the table alone."""
+    lines = [
+        "# Metrics", "",
+        "Made by `zoogen metrics --markdown` from `zoogen.landscape.METRICS`. Groups are chosen by",
+        "`[landscape] metrics = [...]` in a config or `zoogen measure ZOO --metrics a,b`.",
+        "*Symmetric*: unchanged when the hidden units of one member are reordered.",
+    ]  # fmt: skip
+    for group in GROUPS:
+        default = ", taken by default" if group in FIRST_GROUPS else ""
+        lines += ["", f"## {group}{default}", "",
+                  "| name | definition | unit | range | axes | symmetric | reference |",
+                  "|---|---|---|---|---|---|---|"]  # fmt: skip
+        for m in (m for m in METRICS.values() if m.group == group):
+            low, high = ("" if end is None else f"{end:g}" for end in (m.low, m.high))
+            symmetric = "yes" if m.permutation_symmetric else "no"
+            cells = (f"`{m.name}`", m.definition, m.unit, f"{low} … {high}", ", ".join(m.axes),
+                     symmetric, m.reference)  # fmt: skip
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 # --------------------------------------------------------------------------------------- verify

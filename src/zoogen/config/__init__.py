@@ -8,6 +8,7 @@ from zoogen.config.axes import GridConfig, Range, Scalar
 from zoogen.config.files import canonical_json, config_hash, load_config, parse_config
 from zoogen.config.schema import HYPER_PARAMETERS, PER_MEMBER_PARAMETERS, Config
 from zoogen.config.sections import (
+    FIRST_GROUPS,
     DataConfig,
     LandscapeConfig,
     NetworkConfig,
@@ -17,6 +18,7 @@ from zoogen.config.sections import (
 )
 
 __all__ = [
+    "FIRST_GROUPS",
     "HYPER_PARAMETERS",
     "PER_MEMBER_PARAMETERS",
     "Config",

@@ -168,7 +168,14 @@ class TrainConfig(Section):
         return defaults[self.schedule] if self.anneal_at is None else self.anneal_at
 
 
-MetricGroup = Literal["performance", "curvature", "connectivity", "similarity", "weights"]
+MetricGroup = Literal[
+    "performance", "curvature", "connectivity", "similarity", "weights",
+    "alignment", "gradients", "sharpness", "capacity", "collapse", "activations", "complexity",
+    "calibration",
+]  # fmt: skip
+FIRST_GROUPS: tuple[MetricGroup, ...] = (
+    "performance", "curvature", "connectivity", "similarity", "weights",
+)  # fmt: skip
 
 
 class LandscapeConfig(Section):
@@ -184,10 +191,16 @@ class LandscapeConfig(Section):
         curve_weight_decay: of the curve's control point.
         curve_batch_size: images per step of the curve training.
         pairs: most seed pairs per cell; all pairs when absent.
+        fisher_examples: training probe images for the exact Fisher trace.
+        gradient_batches: small batches that the gradient-noise scale compares.
+        ascent_radius: step of the ascent sharpness.
+        adaptive_radius: step of the adaptive sharpness, relative to the weights.
+        lines: lines between probe images, and circles of random inputs, for complexity.
+        line_points: points on each.
         seed: of probes and curves.
     """
 
-    metrics: Annotated[tuple[MetricGroup, ...], FromList] = get_args(MetricGroup)
+    metrics: Annotated[tuple[MetricGroup, ...], FromList] = FIRST_GROUPS
     hessian_examples: int = Field(default=512, ge=1)
     hessian_probes: int = Field(default=32, ge=2)
     lanczos_steps: int = Field(default=20, ge=2)
@@ -196,6 +209,12 @@ class LandscapeConfig(Section):
     curve_weight_decay: float = Field(default=5e-4, ge=0)
     curve_batch_size: int = Field(default=64, ge=1)
     pairs: int | None = Field(default=None, ge=1)
+    fisher_examples: int = Field(default=128, ge=1)
+    gradient_batches: int = Field(default=32, ge=3)
+    ascent_radius: float = Field(default=0.05, gt=0)
+    adaptive_radius: float = Field(default=0.5, gt=0)
+    lines: int = Field(default=8, ge=2)
+    line_points: int = Field(default=32, ge=4)
     seed: int = Field(default=0, ge=0, lt=2**31)
 
     @model_validator(mode="after")

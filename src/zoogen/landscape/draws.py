@@ -6,6 +6,8 @@ generator, which would take a quarter of its compile time.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from jaxtyping import Float32, Int32, UInt32
 
@@ -20,12 +22,25 @@ def sign_bits(seed: int, words: Words, rows: int, size: int) -> UInt32[np.ndarra
 
 
 def start_vector(seed: int, words: Words, size: int) -> Float32[np.ndarray, " size"]:
-    """Standard normal vector (Box and Muller, 1958)."""
+    """Standard normal vector."""
+    return _normal(seed, words, Purpose.LANCZOS, size)
+
+
+def _normal(seed: int, words: Words, purpose: Purpose, size: int) -> Float32[np.ndarray, " size"]:
+    """Standard normal numbers (Box and Muller, 1958)."""
     pairs = -(-size // 2)
-    radius, angle = _uniform(seed, words, Purpose.LANCZOS, 2 * pairs).reshape(2, pairs)
+    radius, angle = _uniform(seed, words, purpose, 2 * pairs).reshape(2, pairs)
     radius, angle = np.sqrt(-2 * np.log1p(-radius)), 2 * np.pi * angle
     both = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])
     return both[:size].astype(np.float32)
+
+
+def normal_images(
+    seed: int, count: int, shape: tuple[int, int, int]
+) -> Float32[np.ndarray, "n c h w"]:
+    """Standard normal images, the same for all members of a zoo."""
+    size = count * math.prod(shape)
+    return _normal(seed, np.zeros(0, np.uint32), Purpose.CIRCLES, size).reshape(count, *shape)
 
 
 def curve_order(

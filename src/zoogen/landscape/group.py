@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Float32, Int, Shaped, UInt32
 from zoogen.config import LandscapeConfig
 from zoogen.data import noisy_labels, normalise
 from zoogen.landscape.performance import cross_entropy
-from zoogen.networks import Network
+from zoogen.networks import Hidden, Network
 
 Raw = dict[str, Array]
 Arrays = dict[str, np.ndarray]
@@ -117,6 +117,24 @@ class MemberView:
         both = self.task.logits(self.data, self.row.w, images)
         return both[: self.task.probe], both[self.task.probe :]
 
+    def normalised(self, images: Array) -> Float[Array, "n c h w"]:
+        """Raw images as the network takes them."""
+        return normalise(images, self.data.mean, self.data.std)
+
+    @cached_property
+    def forward_on_train(self) -> tuple[Float[Array, "n k"], dict[str, Hidden]]:
+        """Logits and hidden units on the training probe set."""
+        return self._forward(self.data.train[: self.task.probe])
+
+    @cached_property
+    def forward_on_test(self) -> tuple[Float[Array, "n k"], dict[str, Hidden]]:
+        """Logits and hidden units on the test probe set."""
+        return self._forward(self.data.test)
+
+    def _forward(self, images: Array) -> tuple[Float[Array, "n k"], dict[str, Hidden]]:
+        params = self.task.network.spec.unflatten(self.row.w)
+        return self.task.network.forward(params, self.normalised(images))
+
     def loss_on_first(self, n: int) -> Callable[[Float[Array, " p"]], Float[Array, ""]]:
         """The training loss on the first images of the probe set, as a function of weights."""
         images, labels = self.data.train[:n], self.labels[:n]
@@ -160,6 +178,12 @@ def _draw_nothing(task: Task, words: Words) -> Draws:
     return {}
 
 
+def _prepare_nothing(
+    task: Task, weights: Float32[np.ndarray, "m s p"], pairs: Int[np.ndarray, "q 2"]
+) -> Arrays:
+    return {}
+
+
 @dataclass(frozen=True)
 class Group:
     """Metrics that are measured together.
@@ -168,6 +192,8 @@ class Group:
         finish: from what was taken to metrics by name, on the host.
         of_member: raw arrays of a member's row; ``None`` if the group takes none.
         of_pair: raw arrays of a pair's row; ``None`` if the group takes none.
+        prepare: arrays ``[q, s, …]`` made on the host from all pairs at once; a pair's row finds
+            its own among its draws.
         draw: random numbers of a row from its identity, by names of the group's own.
         cost: metric → counts of what was spent on one row.
     """
@@ -175,5 +201,8 @@ class Group:
     finish: Callable[[Taken], Arrays]
     of_member: Callable[[MemberView], Raw] | None = None
     of_pair: Callable[[PairView], Raw] | None = None
+    prepare: Callable[[Task, Float32[np.ndarray, "m s p"], Int[np.ndarray, "q 2"]], Arrays] = (
+        _prepare_nothing
+    )
     draw: Callable[[Task, Words], Draws] = _draw_nothing
     cost: Callable[[Task], dict[str, dict[str, float]]] = lambda task: {}

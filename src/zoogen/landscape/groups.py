@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Float32, Int
 
 from zoogen.landscape import draws
 from zoogen.landscape.connectivity import (
@@ -17,7 +20,6 @@ from zoogen.landscape.curvature import (
     hessian_product,
     lanczos,
     mean_and_stderr,
-    ritz_top,
     sign_words,
     trace_samples,
 )
@@ -33,8 +35,11 @@ from zoogen.landscape.group import (
     Words,
 )
 from zoogen.landscape.performance import cross_entropy, error_percent
+from zoogen.landscape.probes import PROBES
 from zoogen.landscape.similarity import linear_cka, prediction_agreement
+from zoogen.landscape.spectrum import quadrature, ritz_extremes
 from zoogen.landscape.weights import layer_rotation, weight_norm
+from zoogen.symmetry import apply, weight_matching
 
 
 # ---------------------------------------------------------------------------------- performance
@@ -65,6 +70,10 @@ def _hessian_examples(task: Task) -> int:
     return min(task.landscape.hessian_examples, task.probe)
 
 
+EIGENVALUES = 5
+"""How many of the largest eigenvalues are stored."""
+
+
 def _krylov(task: Task) -> int:
     return min(task.landscape.lanczos_steps, task.network.spec.size)
 
@@ -88,12 +97,19 @@ def _take_curvature(view: MemberView) -> Raw:
 def _finish_curvature(taken: Taken) -> Arrays:
     raw = taken.member
     trace, stderr = mean_and_stderr(raw["trace_samples"].astype(np.float64))
-    top, residual = ritz_top(raw["alpha"], raw["beta"])
+    ends = ritz_extremes(raw["alpha"], raw["beta"], min(EIGENVALUES, _krylov(taken.task)))
+    nodes, weights = quadrature(raw["alpha"], raw["beta"])
     return {
         "hessian_trace": trace,
         "hessian_trace_stderr": stderr,
-        "hessian_top": top,
-        "hessian_top_residual": residual,
+        "hessian_top": ends.top[..., 0],
+        "hessian_top_residual": ends.top_residual[..., 0],
+        "hessian_eigenvalues": ends.top,
+        "hessian_eigenvalues_residual": ends.top_residual,
+        "hessian_lowest": ends.lowest,
+        "hessian_lowest_residual": ends.lowest_residual,
+        "spectral_nodes": nodes,
+        "spectral_weights": weights,
     }
 
 
@@ -155,6 +171,50 @@ def _cost_of_curve(task: Task) -> dict[str, dict[str, float]]:
     return {"mode_connectivity": {"steps": steps, "gradient_evaluations": steps, "batch": batch}}
 
 
+# ------------------------------------------------------------------------------------ alignment
+def _prepare_alignment(
+    task: Task, weights: Float32[np.ndarray, "m s p"], pairs: Int[np.ndarray, "q 2"]
+) -> Arrays:
+    """The second member of each pair with its units in the order that fits the first best."""
+    spec, (first, second) = task.network.spec, np.swapaxes(weights[pairs], 0, 1)
+    flat = (first.reshape(-1, spec.size), second.reshape(-1, spec.size))
+    aligned = apply(spec, weight_matching(spec, *flat).elements, flat[1])
+    return {"aligned": np.asarray(aligned, np.float32).reshape(second.shape)}
+
+
+def _take_barriers(view: PairView) -> Raw:
+    task, row, data = view.task, view.row, view.data
+    images = jnp.concatenate([data.train[: task.probe], data.test])
+    labels = (view.labels[: task.probe], data.test_labels)
+
+    def scores(w: Float[Array, " p"]) -> Float[Array, "4"]:
+        logits = task.logits(data, w, images)
+        parts = zip((logits[: task.probe], logits[task.probe :]), labels, strict=True)
+        return jnp.stack([score(*part) for part in parts for score in _BARRIER_SCORES])
+
+    times = jnp.asarray(CURVE_POINTS, jnp.float32)
+    return {
+        name: jax.lax.map(lambda t, end=end: scores((1 - t) * row.start + t * end), times)
+        for name, end in (("line", row.end), ("line_aligned", row.draws["aligned"]))
+    }
+
+
+_BARRIER_SCORES = (error_percent, cross_entropy)
+_BARRIERS = ("train_error", "train_loss", "test_error", "test_loss")
+
+
+def _finish_barriers(taken: Taken) -> Arrays:
+    times = np.array(CURVE_POINTS)
+    found: Arrays = {}
+    for suffix in ("", "_aligned"):
+        lines = np.moveaxis(taken.pair[f"line{suffix}"], -1, 0)
+        found |= {
+            f"barrier_{name}{suffix}": linear_barrier(line, times)
+            for name, line in zip(_BARRIERS, lines, strict=True)
+        }
+    return found
+
+
 # ----------------------------------------------------------------------------------- similarity
 def _finish_similarity(taken: Taken) -> Arrays:
     logits = taken.member["test_logits"]
@@ -186,7 +246,9 @@ GROUPS: dict[str, Group] = {
     "connectivity": Group(
         _finish_curve, of_pair=_take_curve, draw=_draw_curve, cost=_cost_of_curve
     ),
+    "alignment": Group(_finish_barriers, of_pair=_take_barriers, prepare=_prepare_alignment),
     "similarity": Group(_finish_similarity, of_member=lambda view: {"test_logits": view.logits[1]}),
     "weights": Group(_finish_weights),
+    **PROBES,
 }
 """Name → :class:`Group`; the metrics of each stand in ``METRICS``."""

@@ -15,6 +15,7 @@ from jaxtyping import Float, Float32, Int, UInt32
 from zoogen.config import DataConfig, LandscapeConfig
 from zoogen.data import Dataset
 from zoogen.errors import ConfigError
+from zoogen.landscape.calibration import MARGIN_QUANTILES
 from zoogen.landscape.connectivity import CURVE_POINTS
 from zoogen.landscape.group import Arrays, Draws, Examples, MemberRow, PairRow, Taken, Task, Words
 from zoogen.landscape.groups import GROUPS
@@ -143,8 +144,19 @@ def measure_cohort(
             if name in arrays
         }
     dims = {name: METRICS[name].axes for name in arrays}
-    layers = tuple(layer.name for layer in rotating_layers(network.spec))
-    return Measurement(arrays, dims, {"t": CURVE_POINTS, "layer": layers}, info)
+    return Measurement(arrays, dims, _coords(network, arrays), info)
+
+
+def _coords(network: Network, arrays: Arrays) -> dict[str, tuple[Any, ...]]:
+    """Labels of the axes of what was measured."""
+    labels = {
+        "t": CURVE_POINTS,
+        "layer": tuple(layer.name for layer in rotating_layers(network.spec)),
+        "hidden": tuple(network.spec.groups),
+        "quantile": MARGIN_QUANTILES,
+    }
+    axes = {axis for name in arrays for axis in METRICS[name].axes}
+    return {axis: names for axis, names in labels.items() if axis in axes}
 
 
 def _check(
@@ -222,22 +234,23 @@ def _take_members(
 def _take_pairs(
     task: Task, groups: tuple[str, ...], cohort: _Cohort, data: Examples, on_rows: OnRows
 ) -> Arrays:
-    def row_of(i: int, j: int, snapshot: int) -> PairRow:
+    # Without pairs one stands in for them, so that the shapes of nothing can be told.
+    pairs = cohort.pairs if len(cohort.pairs) else np.zeros((1, 2), int)
+    prepared: Arrays = {}
+    for name in groups:
+        prepared |= GROUPS[name].prepare(task, cohort.weights, pairs)
+
+    def row(pair: int, snapshot: int) -> PairRow:
+        i, j = pairs[pair]
         drawn = _draw(task, groups, cohort.words[[i, j]].ravel())
+        own = {name: values[pair, snapshot] for name, values in prepared.items()}
         ends = cohort.weights[i, snapshot], cohort.weights[j, snapshot]
-        return PairRow(*ends, cohort.label_noise[i], drawn)
+        return PairRow(*ends, cohort.label_noise[i], {**drawn, **own})
 
     if len(cohort.pairs) == 0:
-        return empty_rows(task, groups, row_of(0, 0, 0), cohort.snapshots, data)
+        return empty_rows(task, groups, row(0, 0), cohort.snapshots, data)
     program = pair_program(task, groups)
-    return over_rows(
-        program,
-        lambda pair, snapshot: row_of(cohort.pairs[pair, 0], cohort.pairs[pair, 1], snapshot),
-        len(cohort.pairs),
-        cohort.snapshots,
-        data,
-        on_rows,
-    )
+    return over_rows(program, row, len(pairs), cohort.snapshots, data, on_rows)
 
 
 def _draw(task: Task, groups: tuple[str, ...], words: Words) -> Draws:

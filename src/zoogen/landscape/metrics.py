@@ -39,8 +39,28 @@ class Metric:
 _MEMBER = ("member", "snapshot")
 _PAIR = ("pair", "snapshot")
 _CURVE = (*_PAIR, "t")
+_LAYER = (*_MEMBER, "layer")
+_HIDDEN = (*_MEMBER, "hidden")
 _GARIPOV = "Garipov et al., 2018"
+_HE = "He et al., 2021"
+_MCCANDLISH = "McCandlish et al., 2018"
+_PAPYAN = "Papyan et al., 2020"
 _YANG = "Yang et al., 2021"
+
+
+def _barriers(suffix: str, line: str, reference: str, symmetric: bool) -> list[Metric]:
+    """Rises of four quantities on one line between members."""
+    return [
+        Metric(f"barrier_{name}{suffix}", "alignment", f"largest rise of the {words} on the {line}",
+               unit, 0, high, _PAIR, reference, symmetric)
+        for name, words, unit, high in (
+            ("train_error", "train error", "percentage points", 100),
+            ("train_loss", "train loss", "nats", None),
+            ("test_error", "test error", "percentage points", 100),
+            ("test_loss", "test loss", "nats", None),
+        )
+    ]  # fmt: skip
+
 
 _ROWS = (
     Metric("train_loss", "performance", "mean cross-entropy on the training probe set, labels as "
@@ -65,6 +85,19 @@ _ROWS = (
            "training loss, by Lanczos", "nats", None, None, _MEMBER, "Lanczos, 1950"),
     Metric("hessian_top_residual", "curvature", "norm of Hu - hessian_top u for its unit vector "
            "u: an eigenvalue lies no farther off", "nats", 0, None, _MEMBER, "Parlett, 1998"),
+    Metric("hessian_eigenvalues", "curvature", "largest eigenvalues of the Hessian of the training "
+           "loss, descending, by Lanczos", "nats", None, None, (*_MEMBER, "rank"),
+           "Lanczos, 1950"),
+    Metric("hessian_eigenvalues_residual", "curvature", "residual norms of their vectors", "nats",
+           0, None, (*_MEMBER, "rank"), "Parlett, 1998"),
+    Metric("hessian_lowest", "curvature", "smallest (algebraic) eigenvalue; below 0 negative "
+           "curvature", "nats", None, None, _MEMBER, "Lanczos, 1950"),
+    Metric("hessian_lowest_residual", "curvature", "residual norm of its vector", "nats", 0, None,
+           _MEMBER, "Parlett, 1998"),
+    Metric("spectral_nodes", "curvature", "quadrature nodes of the Hessian's spectral density",
+           "nats", None, None, (*_MEMBER, "node"), "Ubaru et al., 2017"),
+    Metric("spectral_weights", "curvature", "their weights, of sum 1", "", 0, 1,
+           (*_MEMBER, "node"), "Ubaru et al., 2017"),
     Metric("curve_train_error", "connectivity", "train error along the trained Bézier curve", "%",
            0, 100, _CURVE, _GARIPOV, False),
     Metric("curve_train_loss", "connectivity", "train loss along the trained Bézier curve", "nats",
@@ -76,6 +109,9 @@ _ROWS = (
     Metric("linear_barrier", "connectivity", "largest rise of the train error on the straight line "
            "above the line between its ends", "percentage points", 0, 100, _PAIR,
            "Frankle et al., 2020", False),
+    *_barriers("", "straight line between two members", "Frankle et al., 2020", False),
+    *_barriers("_aligned", "same line after matching the units of the second member",
+               "Ainsworth et al., 2023", True),
     Metric("cka", "similarity", "linear centred kernel alignment of the logits on the test probe "
            "set", "", 0, 1, _PAIR, "Kornblith et al., 2019"),
     Metric("prediction_agreement", "similarity", "share of the test probe set to which both give "
@@ -84,6 +120,72 @@ _ROWS = (
            "Neyshabur et al., 2015"),
     Metric("layer_rotation", "weights", "cosine distance of a layer's weights to initialisation",
            "", 0, 2, (*_MEMBER, "layer"), "Carbonnelle & De Vleeschouwer, 2019"),
+    Metric("fisher_trace", "gradients", "trace of the Fisher matrix, which is the Gauss-Newton "
+           "matrix", "nats", 0, None, _MEMBER, "Martens, 2020"),
+    Metric("gradient_noise_scale", "gradients", "batch size at which gradient noise equals the "
+           "signal", "examples", None, None, _MEMBER, _MCCANDLISH),
+    Metric("gradient_noise_scale_stderr", "gradients", "standard error of gradient_noise_scale "
+           "(jackknife over batches)", "examples", 0, None, _MEMBER, _MCCANDLISH),
+    Metric("gradient_noise", "gradients", "trace of the covariance of per-example gradients, "
+           "unbiased", "nats²", None, None, _MEMBER, _MCCANDLISH),
+    Metric("gradient_signal", "gradients", "squared norm of the true gradient, unbiased", "nats²",
+           None, None, _MEMBER, _MCCANDLISH),
+    Metric("ascent_sharpness", "sharpness", "rise of the training loss after a normalised ascent "
+           "step", "nats", None, None, _MEMBER, "Foret et al., 2021"),
+    Metric("adaptive_sharpness", "sharpness", "the same with steps relative to the weights; blind "
+           "to rescaling", "nats", None, None, _MEMBER, "Kwon et al., 2021"),
+    Metric("path_norm", "capacity", "sum over all paths of the product of absolute weights; not "
+           "taken of lenet", "", 0, None, _MEMBER, "Gonon et al., 2023"),
+    Metric("spectral_norm", "capacity", "largest singular value of a layer's matrix", "", 0, None,
+           _LAYER, "Bartlett et al., 2017"),
+    Metric("spectral_product", "capacity", "product of the layers' spectral norms", "", 0, None,
+           _MEMBER, "Bartlett et al., 2017"),
+    Metric("stable_rank", "capacity", "squared Frobenius norm over squared spectral norm", "", 1,
+           None, _LAYER, "Rudelson & Vershynin, 2007"),
+    Metric("effective_rank", "capacity", "exponential of the entropy of the normalised singular "
+           "values", "", 1, None, _LAYER, "Roy & Vetterli, 2007"),
+    Metric("tail_exponent", "capacity", "power-law exponent of the eigenvalue tail of a layer; "
+           "missing below 50 eigenvalues", "", 1, None, _LAYER, "Martin & Mahoney, 2021"),
+    Metric("collapse_variability", "collapse", "NC1: scatter within classes relative to that "
+           "between", "", 0, None, _MEMBER, _PAPYAN),
+    Metric("collapse_norm_spread", "collapse", "NC2: variation of the lengths of centred class "
+           "means", "", 0, None, _MEMBER, _PAPYAN),
+    Metric("collapse_angle_spread", "collapse", "NC2: standard deviation of the cosines between "
+           "class means", "", 0, 1, _MEMBER, _PAPYAN),
+    Metric("collapse_angle_excess", "collapse", "NC2: mean distance of these cosines from the "
+           "widest possible", "", 0, 2, _MEMBER, _PAPYAN),
+    Metric("collapse_duality", "collapse", "NC3: squared distance of normalised classifier and "
+           "class means", "", 0, 4, _MEMBER, _PAPYAN),
+    Metric("collapse_disagreement", "collapse", "NC4: share that the nearest class mean "
+           "classifies otherwise", "", 0, 1, _MEMBER, _PAPYAN),
+    Metric("activation_sparsity", "activations", "share of a layer's activations that are off",
+           "", 0, 1, _HIDDEN, "Glorot et al., 2011"),
+    Metric("dead_units", "activations", "share of a layer's units that are off on the whole "
+           "training probe set", "", 0, 1, _HIDDEN, "Lu et al., 2020"),
+    Metric("code_unique", "activations", "share of training probe inputs with an activation code "
+           "of their own", "", 0, 1, _MEMBER, _HE),
+    Metric("code_redundancy", "activations", "one minus different codes over inputs", "", 0, 1,
+           _MEMBER, _HE),
+    Metric("code_knn_accuracy", "activations", "test accuracy of 5 nearest neighbours on codes",
+           "", 0, 1, _MEMBER, _HE),
+    Metric("expressive_regime", "activations", "0 under-, 1 critically, 2 sufficiently "
+           "expressive", "", 0, 2, _MEMBER, _HE),
+    Metric("linear_regions", "complexity", "mean number of linear regions on lines between probe "
+           "inputs (lower bound)", "", 1, None, _MEMBER, "Novak et al., 2018"),
+    Metric("mean_frequency", "complexity", "amplitude-weighted mean frequency of the logits on "
+           "circles of random inputs", "cycles", 0, None, _MEMBER, "Teney et al., 2024"),
+    Metric("mean_frequency_stderr", "complexity", "standard error of mean_frequency over circles",
+           "cycles", 0, None, _MEMBER, "Teney et al., 2024"),
+    Metric("calibration_error", "calibration", "expected gap of confidence and accuracy on the "
+           "test probe set, 15 bins", "", 0, 1, _MEMBER, "Guo et al., 2017"),
+    Metric("margin", "calibration", "quantiles of the margins on the training probe set", "",
+           None, None, (*_MEMBER, "quantile"), "Jiang et al., 2019"),
+    Metric("normalised_margin", "calibration", "margin over the product of spectral norms", "",
+           None, None, (*_MEMBER, "quantile"), "Bartlett et al., 2017"),
+    Metric("noise_memorised", "calibration", "share of wrongly labelled training examples given "
+           "the wrong label", "", 0, 1, _MEMBER, "Arpit et al., 2017"),
+    Metric("noise_recovered", "calibration", "share of wrongly labelled training examples given "
+           "the clean label", "", 0, 1, _MEMBER, "Liu et al., 2020"),
 )  # fmt: skip
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _ROWS}

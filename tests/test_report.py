@@ -6,6 +6,7 @@ import dataclasses
 import re
 import sys
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,17 +22,23 @@ from zoogen.landscape import METRICS
 from zoogen.report import (
     PANELS,
     ReportData,
+    bands,
+    cuts,
     data_of,
     datacard,
     describe_axis,
+    mean_and_error,
     phase_diagrams,
     render,
     rule_lines,
+    trajectories,
     write_report,
 )
 from zoogen.report.axes import _WORDS, Grid, Role, boundary_segments
-from zoogen.report.data import PHASE_NAMES
-from zoogen.report.panels import _COLOURS, _colours
+from zoogen.report.cut import ORDER_PARAMETERS, cuts_of
+from zoogen.report.data import _TRAJECTORIES, PHASE_NAMES
+from zoogen.report.panels import COLOURS, _colours
+from zoogen.report.trajectories import COURSES, spaced
 
 WIDTHS, RATES = (4, 8, 16, 32), (0.01, 0.1, 1.0)
 PHASES = [
@@ -40,6 +47,9 @@ PHASES = [
     ["I", "II", "II", "failed"],
 ]
 LABELS = phases.label(np.zeros(2), np.zeros(2), np.full(2, 0.9)).provenance()
+
+
+EPOCHS = {"init": 0.0, "epoch 1": 1.0, "anneal": 36.0, "end": 60.0}
 
 
 def sample(seed: int = 0) -> ReportData:
@@ -57,18 +67,33 @@ def sample(seed: int = 0) -> ReportData:
     members = pd.concat(
         [cells.assign(cell=cells.index, seed=s, diverged=cells.phase == "failed") for s in range(3)]
     ).drop(columns=["mode_connectivity", "cka"])
+    members.index = members["cell"] + "-" + members["seed"].astype(str)
     return ReportData(
         name="sample", description="A made-up zoo.", location="zoos/x.zarr", dataset="digits",
         licence="BSD", network="MLP", training="sgd", snapshot="end of training (epoch 60)",
         cells=cells, members=members, load=describe_axis("network.width", "load", "mlp"),
         temperature=describe_axis("train.learning_rate", "temperature"), facets=(),
         rule=rule_lines(LABELS), limits=("Few seeds.",), provenance={"zoogen": "0.1"},
+        thresholds={"train_error": 0.5, "cka": 0.65},
+        trajectories={name: course(name, members, rng) for name in _TRAJECTORIES},
     )  # fmt: skip
+
+
+def course(name: str, members: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+    """A long table: all members, or the pairs of seeds 0-1, 1-2 of each cell, at four times."""
+    owners = pd.DataFrame({"cell": members["cell"], "member": members.index})
+    if METRICS[name].axes[0] == "pair":
+        owners = owners[members["seed"] < 2]
+        owners["other"] = [f"{m[:-1]}{int(m[-1]) + 1}" for m in owners["member"]]
+    times = pd.DataFrame({"snapshot": EPOCHS.keys(), "epoch": EPOCHS.values()})
+    table = owners.merge(times, how="cross")
+    return table.assign(value=rng.uniform(0.1, 1.0, len(table)))
 
 
 # ----------------------------------------------------------------------------------- pure parts
 def test_every_panel_shows_a_metric_that_exists() -> None:
-    assert [panel.metric for panel in PANELS if panel.metric not in METRICS] == []
+    assert {panel.metric for panel in PANELS} <= METRICS.keys()
+    assert {panel.metric for panel in (*COURSES, *ORDER_PARAMETERS)} == set(_TRAJECTORIES)
 
 
 @pytest.mark.parametrize(
@@ -148,12 +173,191 @@ def test_grid_refuses_a_hidden_axis() -> None:
         Grid.of(pd.concat([data.cells, data.cells]), data.load, data.temperature)
 
 
+def test_bands_are_quartiles_of_each_phase_at_each_time() -> None:
+    times = pd.DataFrame({"snapshot": ["end", "init"], "epoch": [9.0, 0.0], "scale": [10.0, 1.0]})
+    members = pd.DataFrame({"member": list("abcdefg"), "value": [1, 2, 3, 4, 5, 7, np.nan]})
+    table = members.merge(times, how="cross")
+    table["value"] *= table.pop("scale")
+    rows = bands(table, pd.Series(dict(zip("abcdefg", ["I"] * 5 + ["II"] * 2, strict=True))))
+    assert rows.set_index(["phase", "snapshot"]).to_dict("index") == {
+        ("I", "init"): {"epoch": 0, "low": 2, "median": 3, "high": 4, "count": 5},
+        ("I", "end"): {"epoch": 9, "low": 20, "median": 30, "high": 40, "count": 5},
+        ("II", "init"): {"epoch": 0, "low": 7, "median": 7, "high": 7, "count": 1},
+        ("II", "end"): {"epoch": 9, "low": 70, "median": 70, "high": 70, "count": 1},
+    }
+    assert list(rows["epoch"]) == [0, 0, 9, 9]
+
+
+def test_a_pair_counts_where_its_members_share_a_phase() -> None:
+    pairs = {"member": ["a", "a", "b"], "other": ["b", "c", "c"], "value": [1.0, 50.0, 70.0]}
+    table = pd.DataFrame(pairs).assign(snapshot="end", epoch=1.0)
+    (row,) = bands(table, pd.Series({"a": "I", "b": "I", "c": "II"})).itertuples()
+    assert (row.phase, row.median) == ("I", 1.0)
+
+
+@pytest.mark.parametrize("nothing", [np.nan, np.inf])
+def test_the_error_of_a_mean_is_that_over_seeds(nothing: float) -> None:
+    values = np.array([1.0, 4.0, 5.0, 9.0])
+    table = pd.DataFrame({"cell": "x", "member": list("abcd"), "value": values})
+    alone = pd.DataFrame({"cell": "y", "member": ["e", "f"], "value": [2.0, nothing]})
+    found = mean_and_error(pd.concat([table, alone]))
+    assert found.loc["x", "mean"] == values.mean()
+    assert found.loc["x", "error"] == pytest.approx(values.std(ddof=1) / 2)
+    assert found.loc["y", "mean"] == 2
+    assert np.isnan(found.loc["y", "error"])  # one seed says nothing about others
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_error_over_pairs_counts_seeds_not_pairs(seed: int) -> None:
+    """Values a_i + a_j: their mean is twice the mean of a, and so is its error."""
+    a = np.random.default_rng(seed).normal(size=7)
+    i, j = np.triu_indices(7, 1)
+    table = pd.DataFrame({"cell": "x", "member": i, "other": j, "value": a[i] + a[j]})
+    found = mean_and_error(table).loc["x"]
+    assert found["mean"] == pytest.approx(2 * a.mean())
+    assert found["error"] == pytest.approx(2 * a.std(ddof=1) / np.sqrt(7))
+
+
+def test_cuts_take_the_middle_of_full_rows() -> None:
+    data = sample()
+    refined = data.cells.iloc[[5]].assign(**{"train.learning_rate": 0.2}, phase="II")
+    cells = pd.concat([data.cells, refined.rename(index=lambda _: "new")])
+    level, upright = cuts_of(Grid.of(cells, data.load, data.temperature))
+    assert (level.at, list(level.cells["network.width"])) == (0.1, list(WIDTHS))
+    assert level.cells["phase"].tolist() == PHASES[1]
+    # width 8 has the new cell, too: most cells of all columns
+    assert (upright.at, list(upright.cells["train.learning_rate"])) == (8, [0.01, 0.1, 0.2, 1.0])
+    assert upright.cells["place"].tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("values", "kept"),
+    [([0], [0]), ([0, 60], [0, 60]), (range(101), range(0, 101, 10)), ([0, 1, 2, 60], [0, 60])],
+)
+def test_ticks_keep_apart(values: list, kept: list) -> None:
+    numbers = np.array(values, float)
+    assert spaced(numbers, numbers) == list(kept)
+
+
 # ---------------------------------------------------------------------------------------- files
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     pytest.importorskip("matplotlib")
-    paths = render(sample(), tmp_path_factory.mktemp("report") / "new" / "folder")
-    return {path.suffix: path for path in paths}
+    return render(sample(), tmp_path_factory.mktemp("report") / "new" / "folder")
+
+
+@pytest.fixture(scope="module")
+def written(files: list[Path]) -> dict[str, Path]:
+    """The phase diagram by its ending."""
+    return {path.suffix: path for path in files if path.stem == "phase_diagram"}
+
+
+def texts_of(svg: Path) -> str:
+    root = ET.parse(svg).getroot()
+    return " | ".join("".join(node.itertext()) for node in root.iter() if node.tag.endswith("text"))
+
+
+def test_all_figures_are_written_and_linked(files: list[Path]) -> None:
+    stems = ["phase_diagram", "cut", "trajectories"]
+    names = [f"{stem}.{kind}" for stem in stems for kind in ("png", "svg")]
+    assert [path.name for path in files] == [*names, "datacard.md"]
+    assert all(path.is_file() for path in files)
+    card = files[-1].read_text()
+    assert [stem for stem in stems if f"![{stem}]({stem}.png)" not in card] == []
+
+
+@pytest.mark.parametrize("stem", ["cut", "trajectories"])
+def test_further_figures_show_every_phase_drawn(files: list[Path], stem: str) -> None:
+    from matplotlib.colors import to_rgb
+    from matplotlib.image import imread
+
+    (png,) = (path for path in files if path.name == f"{stem}.png")
+    pixels = np.round(imread(png)[..., :3] * 255).astype(int)
+    assert min(pixels.shape[:2]) > 700
+    shown = set(np.unique(pixels @ [65536, 256, 1]).tolist())
+    middle = {*PHASES[1], *(row[2] for row in PHASES)} - {"boundary"}
+    for name in middle if stem == "cut" else {"I", "II", "III", "IV-A", "IV-B", "failed"}:
+        red, green, blue = (round(c * 255) for c in to_rgb(COLOURS[name]))
+        assert red * 65536 + green * 256 + blue in shown, name
+
+
+@pytest.mark.parametrize(
+    ("stem", "wanted"),
+    [
+        ("trajectories", [panel.title for panel in COURSES]
+         + ["I  under-fitted and under-sized (6 members)", "annealing begins", "epoch (log scale",
+            "6 members without a clear phase not drawn"]),
+        ("cut", [panel.title for panel in ORDER_PARAMETERS]
+         + ["along width at learning rate 0.1", "along learning rate at width 16",
+            "← higher load", "hotter →", "end of training (epoch 60)"]),
+    ],
+)  # fmt: skip
+def test_further_figures_say_what_they_show(files: list[Path], stem: str, wanted: list) -> None:
+    text = texts_of(next(path for path in files if path.name == f"{stem}.svg"))
+    assert [words for words in wanted if words not in text] == []
+
+
+@pytest.mark.parametrize("kept", [0, 1, 5])
+def test_metrics_not_followed_have_no_panel(kept: int) -> None:
+    pytest.importorskip("matplotlib")
+    data = sample()
+    tables = {panel.metric: data.trajectories[panel.metric] for panel in COURSES[:kept]}
+    if kept < len(COURSES):
+        name = COURSES[kept].metric
+        tables[name] = data.trajectories[name].assign(value=np.nan)
+    figures = trajectories(dataclasses.replace(data, trajectories=tables))
+    titles = [a.get_title() for figure in figures.values() for a in figure.axes if a.axison]
+    assert titles == [panel.title for panel in COURSES[:kept]]
+
+
+def test_an_order_parameter_not_measured_has_no_row() -> None:
+    pytest.importorskip("matplotlib")
+    data = sample()
+    tables = {"cka": data.trajectories["cka"]}
+    (figure,) = cuts(dataclasses.replace(data, trajectories=tables)).values()
+    named = [a.get_ylabel() for a in figure.axes if a.get_ylabel()]
+    assert named == ["CKA of logits\n(similarity, 0 to 1)"]
+    assert cuts(dataclasses.replace(data, trajectories={})) == {}
+
+
+def test_time_begins_at_epoch_0_and_marks_the_annealing() -> None:
+    pytest.importorskip("matplotlib")
+    (figure,) = trajectories(sample()).values()
+    for axes in figure.axes[:-1]:
+        assert axes.get_xlim()[0] < 0
+        assert [tick for tick in axes.get_xticks() if tick in (0, 60)] == [0, 60]
+        assert any(list(line.get_xdata()) == [36, 36] for line in axes.lines)
+
+
+@pytest.mark.parametrize("value", [0.0, -3.0, 1e9])
+def test_odd_trajectories_are_drawn(value: float) -> None:
+    pytest.importorskip("matplotlib")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    data = sample()
+    # One metric of each scale.
+    names = ("hessian_trace", "test_accuracy", "mode_connectivity", "cka")
+    tables = {name: data.trajectories[name].assign(value=value) for name in names}
+    one_time = {n: t[t["snapshot"] == "init"] for n, t in tables.items()}
+    for some in (tables, one_time):
+        odd = dataclasses.replace(data, trajectories=some)
+        for figure in (*trajectories(odd).values(), *cuts(odd).values()):
+            figure.set_dpi(40)
+            FigureCanvasAgg(figure).draw()
+            limits = [(*axes.get_xlim(), *axes.get_ylim()) for axes in figure.axes]
+            assert np.isfinite(limits).all()
+
+
+def test_a_signed_trace_shows_both_signs() -> None:
+    pytest.importorskip("matplotlib")
+    data = sample()
+    table = data.trajectories["hessian_trace"]
+    signs = np.where(table["snapshot"] == "init", -100.0, 1.0)
+    tables = {"hessian_trace": table.assign(value=table["value"] * signs)}
+    (figure,) = trajectories(dataclasses.replace(data, trajectories=tables)).values()
+    axes = figure.axes[0]
+    assert axes.get_yscale() == "symlog"
+    assert axes.get_ylim()[0] < -10 < 0.1 < axes.get_ylim()[1]
 
 
 def test_png_is_large_and_shows_the_phases(written: dict[str, Path]) -> None:
@@ -164,13 +368,12 @@ def test_png_is_large_and_shows_the_phases(written: dict[str, Path]) -> None:
     assert min(pixels.shape[:2]) > 900
     shown = set(np.unique(pixels @ [65536, 256, 1]).tolist())
     for name in set(np.ravel(PHASES)):
-        red, green, blue = (round(c * 255) for c in to_rgb(_COLOURS[name]))
+        red, green, blue = (round(c * 255) for c in to_rgb(COLOURS[name]))
         assert red * 65536 + green * 256 + blue in shown, name
 
 
 def test_svg_parses_and_says_what_the_axes_are(written: dict[str, Path]) -> None:
-    root = ET.parse(written[".svg"]).getroot()
-    text = " | ".join("".join(node.itertext()) for node in root.iter() if node.tag.endswith("text"))
+    text = texts_of(written[".svg"])
     wanted = ["sample: MLP on digits", "width (units per hidden layer)", "learning rate (peak)"]
     wanted += ["← higher load", "hotter →", "end of training (epoch 60)", "CKA of at least 0.65"]
     wanted += [panel.title for panel in PANELS] + [panel.unit for panel in PANELS]
@@ -178,16 +381,18 @@ def test_svg_parses_and_says_what_the_axes_are(written: dict[str, Path]) -> None
     assert [words for words in wanted if words not in text] == []
 
 
-def test_the_same_zoo_gives_the_same_files(written: dict[str, Path], tmp_path: Path) -> None:
-    for path in render(sample(), tmp_path):
-        assert path.read_bytes() == written[path.suffix].read_bytes(), path.name
+def test_the_same_zoo_gives_the_same_files(files: list[Path], tmp_path: Path) -> None:
+    for path, before in zip(render(sample(), tmp_path), files, strict=True):
+        assert path.read_bytes() == before.read_bytes(), path.name
 
 
-def test_no_text_overlaps_another(written: dict[str, Path]) -> None:
+@pytest.mark.parametrize(("draw", "least"), [(phase_diagrams, 30), (trajectories, 25), (cuts, 15)])
+def test_no_text_overlaps_another(draw: Callable, least: int) -> None:
     """Titles, labels, legend and rule text keep clear of each other and of the panels."""
+    pytest.importorskip("matplotlib")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    (figure,) = phase_diagrams(sample()).values()
+    (figure,) = draw(sample()).values()
     FigureCanvasAgg(figure).draw()
     texts, boxes = [], []
     for axes in figure.axes:
@@ -197,7 +402,7 @@ def test_no_text_overlaps_another(written: dict[str, Path]) -> None:
             if part.get_text():
                 texts.append(part.get_text())
                 boxes.append(part.get_window_extent())
-    assert len(boxes) > 30
+    assert len(boxes) > least
     clashes = [
         (texts[i], texts[j])
         for i in range(len(boxes))
@@ -379,6 +584,8 @@ def zoo_like(**grid: object) -> SimpleNamespace:
             cohorts=["a"], manifest=manifest, labels=lambda: SimpleNamespace(info=LABELS)
         ),
         snapshots=lambda _: pd.DataFrame({"epoch": [0.0, 60.0]}),
+        metric_names=lambda: sorted(data.trajectories),
+        trajectory=lambda name: data.trajectories[name].assign(cohort="a"),
     )  # fmt: skip
 
 
@@ -394,13 +601,12 @@ def test_a_zoo_is_described_from_its_config_and_manifest() -> None:
 
 
 @pytest.mark.parametrize("nothing", [np.nan, None])
-def test_what_came_after_the_labels_is_unlabelled(tmp_path: Path, nothing: object) -> None:
-    pytest.importorskip("matplotlib")
+def test_what_came_after_the_labels_is_unlabelled(nothing: object) -> None:
     zoo = zoo_like()
     new = zoo.cells.index[:2]
     zoo.cells.loc[new, ["phase", "confidence"]] = nothing
     zoo.members["phase"] = zoo.members["phase"].where(~zoo.members["cell"].isin(new), nothing)
-    card = next(path for path in write_report(zoo, tmp_path) if path.suffix == ".md").read_text()
+    card = datacard(data_of(zoo))
     # of the two cells one was unlabelled before
     assert "| unlabelled | measurement missing | 2 | 16.7% | 6 | 16.7% |" in card
 
@@ -429,9 +635,28 @@ def test_width_has_no_unit_where_families_vary() -> None:
     assert data_of(zoo_like(axes=axes, temperature=None)).load.label == "width"
 
 
-def test_a_zoo_without_a_temperature_gets_a_card_only(tmp_path: Path) -> None:
-    (card,) = write_report(zoo_like(temperature=None), tmp_path)
-    assert "names no load or no temperature axis" in card.read_text()
+def test_a_zoo_without_a_temperature_gets_no_diagram(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    paths = write_report(zoo_like(temperature=None), tmp_path)
+    assert [path.name for path in paths] == ["trajectories.png", "trajectories.svg", "datacard.md"]
+    assert "names no load or no temperature axis" in paths[-1].read_text()
+
+
+def test_trajectories_keep_times_that_all_cohorts_have_and_average_layers() -> None:
+    rows = [
+        (cohort, f"member {cohort}", snapshot, float(epoch), layer, float(epoch + layer))
+        for cohort, last in (("a", 60), ("b", 30))
+        for snapshot, epoch in (("init", 0), (f"epoch {last // 2}", last // 2), ("end", last))
+        for layer in (0, 1, 5)
+    ]
+    names = ["cohort", "member", "snapshot", "epoch", "layer", "value"]
+    zoo = zoo_like()
+    zoo.metric_names = lambda: ["layer_rotation", "path_norm"]
+    zoo.trajectory = lambda _: pd.DataFrame(rows, columns=names).assign(cell="x")
+    (table,) = data_of(zoo).trajectories.values()
+    found = table.sort_values(["member", "epoch"])[["snapshot", "epoch", "value"]]
+    expected = [["init", 0, 2], ["end", 60, 62], ["init", 0, 2], ["end", 30, 32]]
+    assert found.to_numpy().tolist() == expected
 
 
 def test_a_zoo_without_labels_asks_for_them(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperCommand
 
 from zoogen.errors import ZoogenError
 from zoogen.version import __version__
@@ -173,13 +174,45 @@ def report(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Draw the phase diagrams (PNG and SVG) and write the datacard (Markdown)."""
+    """Draw phase diagrams, cuts and trajectories (PNG, SVG); write the datacard (Markdown)."""
     from zoogen.report import write_report
     from zoogen.zoo import open_zoo
 
     directory = out or zoo.with_name(f"{zoo.stem}_report")
     files = [str(path) for path in write_report(open_zoo(zoo), directory)]
     _print({"files": files} if as_json else "\n".join(files), as_json)
+
+
+class _ListsStudies(TyperCommand):
+    """A command whose help ends with the table of studies, read when it is asked for."""
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        from zoogen.studies import STUDIES
+
+        with formatter.section("Studies"):
+            formatter.write_dl([(name, kind.definition) for name, kind in STUDIES.items()])
+
+
+@app.command(cls=_ListsStudies)
+def study(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="One of the studies below.")],
+    zoo: ZooPath,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Where to; ZOO_studies by default.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Average, ensemble or prune the members; write a table (CSV) and diagrams (PNG and SVG)."""
+    from zoogen import present, studies
+    from zoogen.population import use_all_cores
+    from zoogen.zoo import open_zoo
+
+    use_all_cores()
+    found = studies.run_study(name, open_zoo(zoo))
+    files = studies.write_study(found, out or zoo.with_name(f"{zoo.stem}_studies"))
+    _print(
+        present.study_json(found, files) if as_json else present.study_text(found, files), as_json
+    )
 
 
 phases = typer.Typer(

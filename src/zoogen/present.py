@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,9 @@ from zoogen.landscape import GROUPS, METRICS
 from zoogen.phases import CkaCut, ConnectivityCut, Coverage, Cut, Rule, load_rule, rule_names, tally
 from zoogen.store import Problem
 from zoogen.zoo import Zoo
+
+if TYPE_CHECKING:
+    from zoogen.studies import Study
 
 Json = dict[str, Any]
 RANGES = (
@@ -176,6 +179,46 @@ def _coverage(zoo: Zoo, when: str = "") -> Coverage | None:
     if labels is None or column not in labels.cells:
         return None
     return tally(labels.cells[column].dropna(), labels.members[column].dropna())
+
+
+# -------------------------------------------------------------------------------------- studies
+def study_json(study: Study, files: Sequence[Path]) -> Json:
+    """The whole table, who was left out, and the files; unknown numbers are null."""
+    table = study.table.astype(object).where(study.table.notna(), None)
+    return {
+        "study": study.name,
+        "definition": study.kind.definition,
+        "members": study.members,
+        "diverged": study.diverged,
+        "cells_without_result": list(study.missing),
+        "rows": table.to_dict("records"),
+        "files": [str(path) for path in files],
+    }
+
+
+def study_text(study: Study, files: Sequence[Path]) -> str:
+    """The mean gain of the cells of each phase at each setting, and the files."""
+    heads = "".join(f"{study.kind.setting.format(s):>16}" for s in study.settings)
+    lines = [
+        f"{study.name}: {study.kind.definition}",
+        f"{study.members:,} members; {study.diverged:,} diverged members left out; "
+        f"{len(study.missing):,} cells lack {study.kind.needs}",
+        "",
+        "gain in points of test accuracy, mean ± standard error over the cells of a phase:",
+        f"{'phase':<12}{'cells':>5}{heads}",
+    ]
+    for phase, rows in study.table.groupby("phase"):
+        gains = [rows.loc[rows["setting"] == s, "gain"] * 100 for s in study.settings]
+        entries = "".join(f"{_mean_and_error(values):>16}" for values in gains)
+        lines.append(f"{phase:<12}{rows['cell'].nunique():>5}{entries}")
+    return "\n".join([*lines, "", *map(str, files)])
+
+
+def _mean_and_error(values: pd.Series) -> str:
+    if values.empty:
+        return "–"
+    error = f" ± {values.sem():.2f}" if len(values) > 1 else ""
+    return f"{values.mean():+.2f}{error}"
 
 
 # --------------------------------------------------------------------------------------- phases

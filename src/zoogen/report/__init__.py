@@ -1,7 +1,8 @@
-"""Report: a zoo as phase diagrams (PNG, SVG) and a datacard (Markdown) that need no code to read.
+"""Report: a zoo as figures (PNG, SVG) and a datacard (Markdown) that need no code to read.
 
-Both are drawn from :class:`ReportData`, plain tables and texts; :func:`data_of` fills it from a
-zoo. The same zoo gives the same bytes.
+Figures are phase diagrams, cuts through them, and trajectories of each phase. All is drawn from
+:class:`ReportData`, plain tables and texts; :func:`data_of` fills it from a zoo. The same
+zoo gives the same bytes.
 """
 
 from __future__ import annotations
@@ -11,29 +12,33 @@ from typing import TYPE_CHECKING
 
 from zoogen.errors import StorageError
 from zoogen.report.axes import Axis, describe_axis
+from zoogen.report.canvas import save
 from zoogen.report.card import datacard
+from zoogen.report.cut import cuts, mean_and_error
 from zoogen.report.data import ReportData, data_of, rule_lines
-from zoogen.report.diagram import phase_diagrams, save
+from zoogen.report.diagram import phase_diagrams
 from zoogen.report.panels import PANELS
+from zoogen.report.trajectories import bands, trajectories
 
 if TYPE_CHECKING:
     from zoogen.zoo import Zoo
 
 __all__ = [
-    "PANELS", "Axis", "ReportData", "data_of", "datacard", "describe_axis", "phase_diagrams",
-    "render", "rule_lines", "write_report",
+    "PANELS", "Axis", "ReportData", "bands", "cuts", "data_of", "datacard", "describe_axis",
+    "mean_and_error", "phase_diagrams", "render", "rule_lines", "trajectories", "write_report",
 ]  # fmt: skip
 
 
 def write_report(zoo: Zoo, out: Path | str) -> list[Path]:
-    """Write phase diagrams and datacard of a zoo.
+    """Write the figures and the datacard of a zoo.
 
     Args:
         zoo: an open zoo, labelled.
         out: directory; made if absent.
 
     Returns:
-        The files written: ``phase_diagram*.png``, ``phase_diagram*.svg``, ``datacard.md``.
+        The files written: ``phase_diagram*``, ``cut*`` and ``trajectories``, each as PNG and SVG,
+        and ``datacard.md``.
 
     Raises:
         ConfigError: if matplotlib is missing.
@@ -44,14 +49,14 @@ def write_report(zoo: Zoo, out: Path | str) -> list[Path]:
 
 
 def render(data: ReportData, out: Path | str) -> list[Path]:
-    """Write phase diagrams (where load and temperature are known) and datacard as files.
+    """Write the figures and the datacard; diagrams and cuts need a load and a temperature.
 
     Raises:
         ConfigError: if matplotlib is missing.
         StorageError: if the directory cannot be written.
     """
     folder = Path(out)
-    figures = phase_diagrams(data)
+    figures = phase_diagrams(data) | cuts(data) | trajectories(data)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         paths = [path for name, fig in figures.items() for path in save(fig, folder / name)]

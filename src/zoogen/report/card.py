@@ -19,7 +19,7 @@ def datacard(data: ReportData, figures: Sequence[str] = ()) -> str:
 
     Args:
         data: what to say.
-        figures: stems of the phase diagrams beside the card.
+        figures: stems of the figures beside the card.
     """
     sections = [
         (f"# {data.name}", [data.description] if data.description else []),
@@ -51,9 +51,10 @@ def _what(data: ReportData) -> list[str]:
 
 
 def _figure_links(figures: Sequence[str]) -> list[str]:
-    if not figures:
-        return ["No diagram: the config names no load or no temperature axis."]
-    return [f"![{stem}]({stem}.png)" for stem in figures]
+    links = [f"![{stem}]({stem}.png)" for stem in figures]
+    if any(stem.startswith("phase_diagram") for stem in figures):
+        return links
+    return ["No diagram: the config names no load or no temperature axis.", *links]
 
 
 def _phase_tables(data: ReportData) -> list[str]:

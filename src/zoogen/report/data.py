@@ -50,6 +50,9 @@ class ReportData:
         rule: the rule that gave the phases, from :func:`rule_lines`.
         limits: known limits, one sentence each.
         provenance: label → text (versions, hashes, device, time).
+        thresholds: name of a threshold of the rule → its value.
+        trajectories: metric → long table over training: ``cell``, ``member`` (an index of
+            ``members``; of pairs ``other``, too), ``snapshot``, ``epoch``, ``value``.
     """
 
     name: str
@@ -68,6 +71,8 @@ class ReportData:
     rule: tuple[str, ...]
     limits: tuple[str, ...]
     provenance: Mapping[str, str]
+    thresholds: Mapping[str, float]
+    trajectories: Mapping[str, pd.DataFrame]
 
     @property
     def axes(self) -> list[Axis]:
@@ -105,7 +110,32 @@ def data_of(zoo: Zoo) -> ReportData:
         rule=rule_lines(labels.info),
         limits=_limits(config, dataset["chance_accuracy"]),
         provenance=_provenance(zoo),
+        thresholds={name: cut["value"] for name, cut in labels.info["thresholds"].items()},
+        trajectories={name: _trajectory(zoo, name) for name in _followed(zoo)},
     )
+
+
+_TRAJECTORIES = (
+    "train_loss", "train_error", "test_accuracy", "hessian_trace", "hessian_top",
+    "mode_connectivity", "cka", "weight_norm", "layer_rotation",
+)  # fmt: skip
+
+
+def _followed(zoo: Zoo) -> list[str]:
+    measured = zoo.metric_names()
+    return [name for name in _TRAJECTORIES if name in measured]
+
+
+def _trajectory(zoo: Zoo, name: str) -> pd.DataFrame:
+    """A metric over training at the snapshots that all cohorts have; the mean over layers."""
+    table = zoo.trajectory(name)
+    cohorts = table.groupby("snapshot")["cohort"].nunique()
+    shared = table[table["snapshot"].map(cohorts) == table["cohort"].nunique()]
+    keys = ["cell", "member", "other", "snapshot", "epoch"]
+    keys = [key for key in keys if key in shared]
+    if "layer" not in shared:
+        return shared[[*keys, "value"]]
+    return shared.groupby(keys, sort=False, as_index=False)["value"].mean()
 
 
 def _with_all_phases(table: pd.DataFrame) -> pd.DataFrame:

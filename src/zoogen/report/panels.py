@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # Okabe & Ito (2008), *Color universal design*: told apart by colour-blind readers too.
-_COLOURS = {
+COLOURS = {
     "I": "#D55E00", "II": "#E69F00", "III": "#0072B2", "IV-A": "#56B4E9", "IV-B": "#009E73",
     "boundary": "#E8E8E8", "failed": "#4D4D4D", "unlabelled": "#FFFFFF",
 }  # fmt: skip
-_INK = {"I": "white", "III": "white", "IV-B": "white", "failed": "white"}
-_MARKS = {"boundary": "?", "failed": "×", "unlabelled": "–"}
-_CERTAIN = 0.9  # cells below this confidence carry a dot
-_DOT: dict[str, Any] = {
+INK = {"I": "white", "III": "white", "IV-B": "white", "failed": "white"}
+MARKS = {"boundary": "?", "failed": "×", "unlabelled": "–"}
+CERTAIN = 0.9  # cells below this confidence carry a dot
+DOT: dict[str, Any] = {
     "marker": "o", "markersize": 3.2, "markerfacecolor": "white", "markeredgecolor": "black",
     "markeredgewidth": 0.6, "linestyle": "none",
 }  # fmt: skip
@@ -40,7 +40,8 @@ class Panel:
         title: over the panel.
         unit: beside its colour bar.
         scale: ``linear``; ``percent`` (a share, times 100); ``magnitude`` (logarithm of the
-            absolute value, with a mark on negative cells); ``centred`` (diverging about 0).
+            absolute value, with a mark on negative cells; in curves signed, linear about 0);
+            ``centred`` (diverging about 0).
     """
 
     metric: str
@@ -58,7 +59,7 @@ PANELS = (
     Panel("hessian_top", "Top Hessian eigenvalue", "|λ|, log scale", "magnitude"),
     Panel("mode_connectivity", "Mode connectivity", "points of train error", "centred"),
     Panel("cka", "CKA of logits", "similarity, 0 to 1"),
-    Panel("weight_norm", "Weight norm", "ℓ2 norm"),
+    Panel("weight_norm", "Weight norm", "ℓ2 norm, log scale", "magnitude"),
 )
 
 
@@ -101,23 +102,23 @@ def phase_panel(axes: Axes, grid: Grid) -> None:
     for row, column, phase, confidence in grid.cells[
         ["row", "column", "phase", "confidence"]
     ].itertuples(index=False):
-        box = Rectangle((column - 0.5, row - 0.5), 1, 1, **_fill(phase))
+        box = Rectangle((column - 0.5, row - 0.5), 1, 1, **phase_fill(phase))
         axes.add_patch(box)
         if not large:
-            mark, ink = _MARKS.get(phase, phase), _INK.get(phase, "black")
+            mark, ink = MARKS.get(phase, phase), INK.get(phase, "black")
             axes.text(column, row, mark, ha="center", va="center", color=ink, size=8)
-        if phase in PHASES and confidence < _CERTAIN:
-            axes.plot(column + 0.34, row + 0.32, **_DOT)
+        if phase in PHASES and confidence < CERTAIN:
+            axes.plot(column + 0.34, row + 0.32, **DOT)
     axes.set_title("Phase", weight="bold")
     _frame(axes, grid)
     label_axes(axes, grid, bottom=True, left=True)
 
 
-def _fill(phase: str) -> dict[str, Any]:
+def phase_fill(phase: str) -> dict[str, Any]:
     """How the square of a phase looks."""
     dark = phase in PHASES or phase == "failed"
     return {
-        "facecolor": _COLOURS[phase],
+        "facecolor": COLOURS[phase],
         "edgecolor": "white" if dark else "#9A9A9A",
         "hatch": "////" if phase == "boundary" else None,
         "linewidth": 0.4,
@@ -132,10 +133,10 @@ def phase_legend(axes: Axes, cells: pd.DataFrame, rule: Sequence[str]) -> None:
     counts = cells["phase"].value_counts()
     shown = [name for name in PHASE_NAMES if name in PHASES or name in counts]
     entries: list[Any] = [
-        Patch(**_fill(name), label=f"{name}  {PHASE_NAMES[name]} ({counts.get(name, 0)})")
+        Patch(**phase_fill(name), label=f"{name}  {PHASE_NAMES[name]} ({counts.get(name, 0)})")
         for name in shown
     ]
-    entries.append(Line2D([], [], **_DOT, label=f"confidence below {_CERTAIN:g}"))
+    entries.append(Line2D([], [], **DOT, label=f"confidence below {CERTAIN:g}"))
     axes.axis("off")
     axes.legend(
         handles=entries, ncols=2, loc="upper left", bbox_to_anchor=(0, 1), frameon=False,
@@ -193,20 +194,20 @@ def _log_ticks(bar: Any) -> None:
 
     decades = np.log10(bar.norm.vmax / bar.norm.vmin)
     bar.locator = LogLocator(subs=(1.0,) if decades >= 2 else (1.0, 2.0, 5.0), numticks=7)
-    bar.formatter = FuncFormatter(lambda value, _: _short(value))
+    bar.formatter = FuncFormatter(lambda value, _: short(value))
     bar.update_ticks()
     bar.ax.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
     """A tick label of at most six characters.
 
     Example:
-        >>> _short(0.02), _short(1e5), _short(2e-12)
-        ('0.02', '1e5', '2e−12')
+        >>> short(0.0), short(0.02), short(-30), short(1e5), short(2e-12)
+        ('0', '0.02', '−30', '1e5', '2e−12')
     """
-    if 1e-3 <= value < 1e4:
-        return f"{value:g}"
+    if value == 0 or 1e-3 <= abs(value) < 1e4:
+        return f"{value:g}".replace("-", "−")
     digits, exponent = f"{value:.0e}".split("e")
     return f"{digits}e{int(exponent)}".replace("-", "−")
 

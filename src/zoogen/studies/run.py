@@ -1,0 +1,138 @@
+"""The table of studies, and how one is run over all cohorts of a zoo."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from zoogen.errors import ConfigError, NotFoundError
+from zoogen.report import ReportData, data_of
+from zoogen.studies.averaging import average_seeds, average_snapshots, ensemble
+from zoogen.studies.cohort import Subjects, subjects
+from zoogen.studies.estimates import Estimate
+from zoogen.studies.pruning import prune
+
+if TYPE_CHECKING:
+    from zoogen.zoo import Zoo
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of study.
+
+    Attributes:
+        of_cohort: the estimates of a cohort, any order of cells and settings.
+        definition: one line.
+        setting: a setting in words, as a format.
+        needs: what a cell must have to take part.
+    """
+
+    of_cohort: Callable[[Subjects], Iterable[Estimate]]
+    definition: str
+    setting: str
+    needs: str
+
+
+STUDIES = {
+    "average-snapshots": Kind(
+        average_snapshots,
+        "mean weights of a member's last k stored snapshots, against its last snapshot",
+        "last {}", "two snapshots after the initialisation",
+    ),
+    "average-seeds": Kind(
+        average_seeds,
+        "mean weights of a cell's members, raw and aligned, against the mean member",
+        "{}", "two members that did not diverge",
+    ),
+    "ensemble": Kind(
+        ensemble,
+        "mean probabilities of k members of a cell, against the mean member",
+        "{} members", "two members that did not diverge",
+    ),
+    "prune": Kind(
+        prune,
+        "smallest weights over all layers set to zero, not retrained, against the member as it is",
+        "{:.0%} pruned", "a member that did not diverge",
+    ),
+}  # fmt: skip
+"""Name → :class:`Kind`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """What a study found.
+
+    Attributes:
+        name: of the study, in :data:`STUDIES`.
+        table: one row a cell and setting: ``cell``, ``phase``, the hyper-parameters that vary
+            (dotted keys; load and temperature first), and the columns of :class:`Estimate`.
+        members: number that did not diverge.
+        diverged: number of members left out because they diverged.
+        missing: cells without a row, because they lack what the study needs.
+        report: the zoo in words and tables, for the diagrams.
+    """
+
+    name: str
+    table: pd.DataFrame
+    members: int
+    diverged: int
+    missing: tuple[str, ...]
+    report: ReportData
+
+    @property
+    def kind(self) -> Kind:
+        """Function and definition."""
+        return STUDIES[self.name]
+
+    @property
+    def settings(self) -> list[int | float | str]:
+        """What was varied, in order."""
+        return list(dict.fromkeys(self.table["setting"]))
+
+
+def run_study(name: str, zoo: Zoo) -> Study:
+    """Run a study on the test probe set of a zoo.
+
+    Args:
+        name: in :data:`STUDIES`.
+        zoo: an open zoo, labelled.
+
+    Raises:
+        ConfigError: if there is no such study.
+        NotFoundError: if the zoo has no labels, or no cell has what the study needs.
+        DataUnavailableError: if the data set can't be had.
+    """
+    kind = _kind(name)
+    report = data_of(zoo)
+    found = pd.DataFrame(
+        [row for cohort in subjects(zoo) for row in kind.of_cohort(cohort)],
+        columns=list(Estimate._fields),
+    )
+    if found.empty:
+        raise NotFoundError(
+            f"{zoo.path}: study {name}: found no cell with {kind.needs}; "
+            "generate a zoo that has them"
+        )
+    # Cells in the zoo's order; settings as they came.
+    found = found.sort_values("cell", key=report.cells.index.get_indexer, kind="stable")
+    keys = ["phase", *(axis.key for axis in report.axes)]
+    table = found[["cell"]].join(report.cells[keys], on="cell").join(found.drop(columns="cell"))
+    diverged = int(report.members["diverged"].sum())
+    missing = tuple(cell for cell in report.cells.index if cell not in set(found["cell"]))
+    return Study(
+        name, table.reset_index(drop=True), len(report.members) - diverged, diverged, missing,
+        report,
+    )  # fmt: skip
+
+
+def _kind(name: str) -> Kind:
+    if name not in STUDIES:
+        near = difflib.get_close_matches(name, STUDIES, n=1, cutoff=0)
+        raise ConfigError(
+            f"study {name!r}: unknown (did you mean {near[0]!r}?); there are: {', '.join(STUDIES)}"
+        )
+    return STUDIES[name]

@@ -571,7 +571,7 @@ def zoo_like(**grid: object) -> SimpleNamespace:
     )  # fmt: skip
     return SimpleNamespace(
         name="sample", path=Path("zoos/x.zarr"), config=config, cells=data.cells,
-        members=data.members,
+        members=data.members, plan=SimpleNamespace(n_members=len(data.members)),
         facts={
             "dataset": {
                 "name": "digits", "sha256": "123", "source": "an archive", "licence": "CC0",
@@ -587,6 +587,12 @@ def zoo_like(**grid: object) -> SimpleNamespace:
         metric_names=lambda: sorted(data.trajectories),
         trajectory=lambda name: data.trajectories[name].assign(cohort="a"),
     )  # fmt: skip
+
+
+def test_an_unfinished_zoo_is_called_so() -> None:
+    zoo = zoo_like()
+    zoo.plan.n_members += 5
+    assert "INCOMPLETE: 5 members missing" in data_of(zoo).name
 
 
 def test_a_zoo_is_described_from_its_config_and_manifest() -> None:

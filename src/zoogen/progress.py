@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 
 Advance = Callable[[float], None]
 Reporter = Callable[[str, float, str], AbstractContextManager[Advance]]
@@ -45,11 +45,9 @@ def lines(name: str, total: float, unit: str) -> Iterator[Advance]:
 
     def show(ending: str) -> None:
         rate = done / max(time.monotonic() - begin, 1e-9)
-        print(
-            f"{name}: {done:.0f}/{total:.0f} {unit}, {rate:.2f} {unit}/s, {ending}",
-            file=sys.stderr,
-            flush=True,
-        )
+        line = f"{name}: {done:.0f}/{total:.0f} {unit}, {rate:.2f} {unit}/s, {ending}"
+        with suppress(BrokenPipeError):  # nobody reads any more: no reason to stop the work
+            print(line, file=sys.stderr, flush=True)
 
     yield advance
     show(f"done in {time.monotonic() - begin:.1f} s")

@@ -44,7 +44,8 @@ def _what(data: ReportData) -> list[str]:
         "Network": data.network,
         "Training": data.training,
         "Size": f"{len(data.members)} members in {len(data.cells)} cells",
-        "Diverged": f"{data.members['diverged'].sum()} members",
+        "Diverged": f"{data.members['diverged'].sum()} members; those that failed otherwise sit at "
+        "chance",
         "Numbers below": data.snapshot,
     }
     return [f"- **{name}**: {text}" for name, text in facts.items()]

@@ -195,7 +195,7 @@ def _legend(axes: Axes, both: tuple[Cut, Cut]) -> None:
         for name in PHASE_NAMES
         if name in found
     ]
-    entries.append(Line2D([], [], **DOT, label=f"confidence below {CERTAIN:g}"))
+    entries.append(Line2D([], [], **DOT, label=f"confidence below {CERTAIN:g}, or none"))
     axes.axis("off")
     axes.legend(handles=entries, ncols=4, loc="center", frameon=False, handlelength=1.4)
 
@@ -210,7 +210,7 @@ def _strip(axes: Axes, cut: Cut) -> None:
         if len(cut.values) <= 12:
             mark, ink = MARKS.get(phase, phase), INK.get(phase, "black")
             axes.text(spot, 0.48, mark, ha="center", va="center", color=ink, size=8)
-        if phase in PHASES and confidence < CERTAIN:
+        if phase in PHASES and not confidence >= CERTAIN:
             axes.plot(spot + 0.38, 0.76, **DOT)
     axes.set(xlim=(-0.5, len(cut.values) - 0.5), ylim=(0, 1), xticks=[], yticks=[])
     axes.set_title(f"along {cut.axis.name} at {cut.across.name} {value_text(cut.at)}")

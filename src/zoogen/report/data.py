@@ -93,8 +93,9 @@ def data_of(zoo: Zoo) -> ReportData:
     varies = "network.family" in config.grid.axes
     axis = partial(describe_axis, family="" if varies else config.network.family)
     load, temperature = config.grid.load, config.grid.temperature
+    missing = zoo.plan.n_members - len(zoo.members)
     return ReportData(
-        name=zoo.name,
+        name=zoo.name + (f" (INCOMPLETE: {missing} members missing)" if missing else ""),
         description=config.description,
         location=str(zoo.path),
         dataset=_dataset_text(zoo.facts),

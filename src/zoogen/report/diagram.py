@@ -69,5 +69,9 @@ def _diagram(data: ReportData, grid: Grid, facet: list[str]) -> Figure:
 
 def _title(figure: Figure, data: ReportData, cells: pd.DataFrame, facet: list[str]) -> None:
     members = int(data.members["cell"].isin(cells.index).sum())
-    facts = [f"{len(cells)} cells, {members} members", "mean over seeds", data.snapshot]
+    facts = [
+        f"{len(cells)} cells, {members} members",
+        "mean over all seeds; labels leave failed members out",
+        data.snapshot,
+    ]
     head_line(figure, title_of(data, facet), facts)

@@ -24,7 +24,7 @@ COLOURS = {
 }  # fmt: skip
 INK = {"I": "white", "III": "white", "IV-B": "white", "failed": "white"}
 MARKS = {"boundary": "?", "failed": "×", "unlabelled": "–"}
-CERTAIN = 0.9  # cells below this confidence carry a dot
+CERTAIN = 0.9  # cells below this confidence, or without one, carry a dot
 DOT: dict[str, Any] = {
     "marker": "o", "markersize": 3.2, "markerfacecolor": "white", "markeredgecolor": "black",
     "markeredgewidth": 0.6, "linestyle": "none",
@@ -107,7 +107,7 @@ def phase_panel(axes: Axes, grid: Grid) -> None:
         if not large:
             mark, ink = MARKS.get(phase, phase), INK.get(phase, "black")
             axes.text(column, row, mark, ha="center", va="center", color=ink, size=8)
-        if phase in PHASES and confidence < CERTAIN:
+        if phase in PHASES and not confidence >= CERTAIN:  # NaN: too few pairs to tell
             axes.plot(column + 0.34, row + 0.32, **DOT)
     axes.set_title("Phase", weight="bold")
     _frame(axes, grid)
@@ -136,7 +136,7 @@ def phase_legend(axes: Axes, cells: pd.DataFrame, rule: Sequence[str]) -> None:
         Patch(**phase_fill(name), label=f"{name}  {PHASE_NAMES[name]} ({counts.get(name, 0)})")
         for name in shown
     ]
-    entries.append(Line2D([], [], **DOT, label=f"confidence below {CERTAIN:g}"))
+    entries.append(Line2D([], [], **DOT, label=f"confidence below {CERTAIN:g}, or none"))
     axes.axis("off")
     axes.legend(
         handles=entries, ncols=2, loc="upper left", bbox_to_anchor=(0, 1), frameon=False,

@@ -106,6 +106,7 @@ class ZooWriter:
         with storage_errors(root):
             root.mkdir(parents=True, exist_ok=True)
             flush(root.parent)
+        _is_fresh(root)  # refuses a foreign directory before a lock is put there
         with writer_lock(root):
             if _is_fresh(root):
                 manifest = Manifest(

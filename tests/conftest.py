@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -66,3 +68,23 @@ def tiny_zoo(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     path = tmp_path_factory.mktemp("zoo") / "tiny.zarr"
     factory.generate(tiny_config, path)
     return path
+
+
+@pytest.fixture
+def copied_zoo(tiny_zoo: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny zoo for tests that change it."""
+    return Path(shutil.copytree(tiny_zoo, tmp_path / "copy.zarr"))
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Call the command line in this process: exit code, standard output, standard error."""
+    from zoogen import cli
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as end:
+            cli.main([str(a) for a in arguments])
+        captured = capsys.readouterr()
+        return int(end.value.code or 0), captured.out, captured.err
+
+    return call

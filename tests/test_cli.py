@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,30 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from zoogen import cli, store
+from zoogen import store
 from zoogen.landscape import METRICS
 from zoogen.testing import truncate
 from zoogen.zoo import open_zoo
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Call the command line in this process: exit code, standard output, standard error."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as end:
-            cli.main([str(a) for a in arguments])
-        captured = capsys.readouterr()
-        return int(end.value.code or 0), captured.out, captured.err
-
-    return call
-
-
-@pytest.fixture
-def copied_zoo(tiny_zoo: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tiny_zoo, tmp_path / "copy.zarr"))
 
 
 COMMANDS = ("plan", "generate", "measure", "label", "info", "verify", "report")

@@ -178,11 +178,6 @@ def test_an_unfinished_zoo_shows_what_it_has(
 
 
 # ------------------------------------------------------------------------- measuring and labelling
-@pytest.fixture
-def copied_zoo(tiny_zoo: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tiny_zoo, tmp_path / "copy.zarr"))
-
-
 def test_a_zoo_without_the_metrics_of_a_rule_is_unlabelled_not_lost(
     tiny_config: Path, tmp_path: Path
 ) -> None:

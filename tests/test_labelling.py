@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,31 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from zoogen import cli, factory, labelling, phases, store
+from zoogen import factory, labelling, phases, store
 from zoogen.config import load_config
 from zoogen.errors import ConfigError, NotFoundError, StorageError
 from zoogen.zoo import Zoo, open_zoo
 
 Run = Callable[..., tuple[int, str, str]]
 AFTER, BEFORE = "", "_before_annealing"
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Call the command line in this process: exit code, standard output, standard error."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as end:
-            cli.main([str(a) for a in arguments])
-        captured = capsys.readouterr()
-        return int(end.value.code or 0), captured.out, captured.err
-
-    return call
-
-
-@pytest.fixture
-def copied_zoo(tiny_zoo: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tiny_zoo, tmp_path / "copy.zarr"))
 
 
 # -------------------------------------------------------------------------------------- two times

@@ -230,6 +230,24 @@ def test_cuts_take_the_middle_of_full_rows() -> None:
     assert upright.cells["place"].tolist() == [0, 1, 2, 3]
 
 
+def test_added_cells_stand_for_the_places_about_them_but_not_for_missing_ones() -> None:
+    data = sample()
+    planned = data.cells.assign(added=False).drop(index=data.cells.index[0])  # one is missing
+    new = data.cells.iloc[[5]].assign(**{"train.learning_rate": 0.2}, phase="II", added=True)
+    grid = Grid.of(pd.concat([planned, new]), data.load, data.temperature)
+    assert grid.phases()[0, 0] == ""
+    assert grid.borrowed.tolist() == [
+        [False] * 4,
+        [False] * 4,
+        [True, False, True, True],
+        [False] * 4,
+    ]
+    row = grid.phases()[2]
+    assert row[1] == "II"
+    assert set(row) <= set(PHASES[1]) | set(PHASES[2])
+    assert len(grid.layout("confidence", np.nan)[2]) == 4
+
+
 @pytest.mark.parametrize(
     ("values", "kept"),
     [([0], [0]), ([0, 60], [0, 60]), (range(101), range(0, 101, 10)), ([0, 1, 2, 60], [0, 60])],
@@ -570,7 +588,8 @@ def zoo_like(**grid: object) -> SimpleNamespace:
         sessions=[SimpleNamespace(provenance={"device": {"kind": "cpu"}, "zoogen": "0.1"})],
     )  # fmt: skip
     return SimpleNamespace(
-        name="sample", path=Path("zoos/x.zarr"), config=config, cells=data.cells,
+        name="sample", path=Path("zoos/x.zarr"), config=config,
+        cells=data.cells.assign(cohort="a"),
         members=data.members, plan=SimpleNamespace(n_members=len(data.members)),
         facts={
             "dataset": {

@@ -20,6 +20,7 @@ from zoogen.testing import (
     COHORTS,
     METRIC_AXES,
     SNAPSHOTS,
+    extend_tiny_zoo,
     tiny_members,
     tiny_metrics,
     tiny_training,
@@ -385,3 +386,39 @@ def test_manifest_is_plain_json_with_size_and_digest_of_every_file(tiny):
     assert (tiny.root / "manifest.backup.json").read_text() == (
         tiny.root / "manifest.json"
     ).read_text()
+
+
+# ---------------------------------------------------------------------------------- old versions
+ARCHIVES = Path(__file__).parent / "data" / "archives"
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_zoos_of_every_version_are_read_as_they_were_written(version: int, tmp_path: Path) -> None:
+    shutil.unpack_archive(ARCHIVES / f"{version}.zip", tmp_path)
+    reader = ZooReader(tmp_path / "tiny.zarr")
+    assert reader.manifest.format_version == version
+    assert verify(reader.root) == []
+    assert list(reader.manifest.extensions) == ["0001"][: version - 1]
+    for cohort in reader.cohorts:
+        origin = cohort.removesuffix("-0001")
+        for name, values in tiny_training(origin).items():
+            np.testing.assert_array_equal(reader.read(cohort, name), values)
+    trace = reader.read_metric("small", "hessian_trace").values
+    np.testing.assert_array_equal(trace, tiny_metrics("small")["hessian_trace"])
+
+
+def test_an_extended_zoo_of_version_1_becomes_one_of_version_2(tmp_path: Path) -> None:
+    shutil.unpack_archive(ARCHIVES / "1.zip", tmp_path)
+    before = ZooReader(tmp_path / "tiny.zarr")
+    after = extend_tiny_zoo(before.root)
+    assert after.manifest.format_version == 2
+    assert verify(before.root) == []
+    units = dict(after.manifest.units())
+    assert all(units[key] == unit for key, unit in before.manifest.units())
+    assert zarr.open_group(before.root, mode="r").attrs["zoogen"]["format_version"] == 2
+
+
+def test_a_zoo_that_is_not_extended_stays_readable_for_version_1(written: Path) -> None:
+    manifest = json.loads((written / "manifest.json").read_text())
+    assert manifest["format_version"] == 1
+    assert "extensions" not in manifest

@@ -215,6 +215,7 @@ def test_small_file_cannot_become_a_large_array(tiny):
         {"name": 1},
         {"surprise": 1},
         {"labels": {"1": {}}},
+        {"extensions": {"0001": {"plan": {}, "since": ""}}},
         {"cohorts": []},
     ],
 )
@@ -242,9 +243,9 @@ def test_manifest_of_other_content_is_refused(tiny, content):
 
 
 def test_newer_format_asks_for_an_upgrade(tiny):
-    write_signed(tiny, json.loads((tiny / "manifest.json").read_text()) | {"format_version": 2})
+    write_signed(tiny, json.loads((tiny / "manifest.json").read_text()) | {"format_version": 3})
     for use in (ZooReader, verify, repair, write_tiny_zoo):
-        with pytest.raises(FormatVersionError, match=r"format version 2.*reads up to 1; upgrade"):
+        with pytest.raises(FormatVersionError, match=r"format version 3.*reads up to 2; upgrade"):
             use(tiny)
 
 

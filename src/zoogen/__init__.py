@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         StorageError,
         ZoogenError,
     )
-    from zoogen.factory import generate, label, measure, plan
+    from zoogen.factory import generate, label, measure, plan, refine
     from zoogen.networks import Network, build_network
     from zoogen.params import ParamSpec
     from zoogen.report import write_report
@@ -40,6 +40,7 @@ _HOME = {
     "DataUnavailableError": "errors", "FormatVersionError": "errors", "NotFoundError": "errors",
     "StorageError": "errors", "ZoogenError": "errors",
     "generate": "factory", "label": "factory", "measure": "factory", "plan": "factory",
+    "refine": "factory",
     "Network": "networks", "build_network": "networks", "ParamSpec": "params",
     "write_report": "report", "repair": "store", "verify": "store", "Zoo": "zoo", "open_zoo": "zoo",
 }  # fmt: skip

@@ -134,6 +134,31 @@ def label(
 
 
 @app.command()
+def refine(
+    zoo: ZooPath,
+    budget: Annotated[int, typer.Option(metavar="N", help="Most cells to add.")],
+    rule: Annotated[
+        str | None, typer.Option(help="Name or TOML file of a rule; the config's by default.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the cells and do no work.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Add cells where phases change or are uncertain; train, measure and label them."""
+    from zoogen import factory, present
+    from zoogen.progress import console_reporter
+
+    if dry_run:
+        found = factory.proposals(zoo, budget)
+        text = present.proposals_json(found) if as_json else present.proposals_text(found)
+        _print(text, as_json)
+        return
+    refined = factory.refine(zoo, budget, rule, console_reporter())
+    _print(present.info_json(refined) if as_json else present.refined_text(refined), as_json)
+
+
+@app.command()
 def info(zoo: ZooPath, as_json: AsJson = False) -> None:
     """One screen: what it is, sizes, ranges of accuracy, phases, completeness."""
     from zoogen import present

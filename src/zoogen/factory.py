@@ -35,6 +35,7 @@ from zoogen.phases import load_rule
 from zoogen.population import use_all_cores
 from zoogen.progress import Advance, Reporter, silent
 from zoogen.provenance import provenance
+from zoogen.refinement import Proposal, propose
 from zoogen.store import ZooWriter, default_block_size
 from zoogen.train import Recipe, TrainedBlock, recipe_of, train_block, training_data
 from zoogen.zoo import Zoo, open_zoo
@@ -96,12 +97,13 @@ def generate(
     checked_groups(config.landscape.metrics)
     load_rule(config.phases.rule)
     dataset = load(config.data)
-    recipes = {cohort.id: recipe_of(cohort.config, dataset) for cohort in planned.cohorts}
+    _recipes(planned, dataset)  # what can't be trained is refused before a zoo is begun
     stored = json.loads(canonical_json(config))
     with ZooWriter.create(out, config.name, stored, config_hash(config), provenance()) as writer:
         _require_same_data(writer, dataset)
-        _train(writer, planned, recipes, dataset, reporter)
-        _measure(writer, config.landscape, dataset, reporter)
+        _train(writer, open_zoo(out).plan, dataset, reporter)
+        run = writer.begin_run(config.landscape.model_dump(mode="json"))
+        _measure(writer, run, dataset, reporter)
         write_labels(writer, config.phases.rule)
     return open_zoo(out)
 
@@ -125,7 +127,9 @@ def measure(
     metrics = checked_groups(zoo.config.landscape.metrics if groups is None else groups)
     landscape = zoo.config.landscape.model_copy(update={"metrics": metrics})
     with ZooWriter.open(path, provenance()) as writer:
-        _measure(writer, landscape, zoo.dataset, reporter, again=True)
+        _require_trained(writer)
+        run = writer.begin_run(landscape.model_dump(mode="json"), again=True)
+        _measure(writer, run, zoo.dataset, reporter)
         writer.write_members_table(members_table(path))
     return open_zoo(path)
 
@@ -147,7 +151,86 @@ def label(path: str | Path, rule: str | None = None) -> Zoo:
     return open_zoo(path)
 
 
+# ----------------------------------------------------------------------------------- refinement
+def proposals(path: str | Path, budget: int) -> list[Proposal]:
+    """The cells that :func:`refine` would add; does no work.
+
+    Args:
+        path: of a complete zoo.
+        budget: most cells to propose.
+
+    Raises:
+        NotFoundError: if there is no zoo, or it is not complete.
+        ConfigError: for a budget below 1, or a grid without numbers.
+    """
+    zoo = open_zoo(path)
+    if not zoo.is_complete:
+        raise NotFoundError(
+            f"{zoo.path}: the zoo is not complete: {len(zoo)} of {zoo.plan.n_members} members; "
+            "repeat the command that made it before refining it further"
+        )
+    named = [key for key in (zoo.config.grid.load, zoo.config.grid.temperature) if key]
+    return propose(zoo.cells, zoo.plan.axes, budget, named or None)
+
+
+def refine(
+    path: str | Path, budget: int, rule: str | None = None, reporter: Reporter = silent
+) -> Zoo:
+    """Add cells to a zoo where its labels change or are uncertain; train, measure and label them.
+
+    Looks along load and temperature where the zoo names them, else along all axes. The cells of
+    :func:`zoogen.refinement.propose` become cohorts of their own: what the zoo held before keeps
+    its ids and bytes. All measurement runs are extended to the new members, and the
+    whole zoo is labelled anew, estimated thresholds included. A call that was interrupted is
+    finished by the next one, which then adds nothing further.
+
+    Args:
+        path: of a labelled zoo.
+        budget: most cells to add.
+        rule: name or TOML file of a rule; that of the zoo's config by default.
+        reporter: shows progress; silent by default.
+
+    Returns:
+        The refined zoo; as it was where nothing is left to tell apart.
+
+    Raises:
+        NotFoundError: if there is no zoo, or `zoogen generate` has not completed it.
+        ConfigError: for a budget below 1, or a grid without numbers.
+        ConflictError, CorruptZooError, DataUnavailableError, StorageError.
+    """
+    use_all_cores()
+    zoo = open_zoo(path)
+    rule = rule or zoo.config.phases.rule
+    load_rule(rule)
+    dataset = zoo.dataset
+    with ZooWriter.open(path, provenance()) as writer:
+        if open_zoo(path).is_complete or not zoo.plan.further:
+            found = proposals(path, budget)
+            if not found:
+                return open_zoo(path)
+            reasons = [proposal.reason for proposal in found]
+            writer.extend({"cells": [proposal.values for proposal in found], "reasons": reasons})
+        _train(writer, open_zoo(path).plan, dataset, reporter)
+        for run in _latest_runs(writer):
+            _measure(writer, run, dataset, reporter)
+        write_labels(writer, rule)
+    return open_zoo(path)
+
+
+def _latest_runs(writer: ZooWriter) -> list[str]:
+    """The latest run of each settings."""
+    latest = {
+        json.dumps(run.settings, sort_keys=True): number
+        for number, run in writer.manifest.runs.items()
+    }
+    return sorted(latest.values(), key=int)
+
+
 # ------------------------------------------------------------------------------------- training
+def _recipes(plan: Plan, dataset: Dataset) -> dict[str, Recipe]:
+    return {cohort.id: recipe_of(cohort.config, dataset) for cohort in plan.cohorts}
+
+
 def _require_same_data(writer: ZooWriter, dataset: Dataset) -> None:
     """A zoo that was begun on other images is not continued on these."""
     for cohort in writer.manifest.cohorts.values():
@@ -161,13 +244,8 @@ def _require_same_data(writer: ZooWriter, dataset: Dataset) -> None:
             )
 
 
-def _train(
-    writer: ZooWriter,
-    plan: Plan,
-    recipes: dict[str, Recipe],
-    dataset: Dataset,
-    reporter: Reporter,
-) -> None:
+def _train(writer: ZooWriter, plan: Plan, dataset: Dataset, reporter: Reporter) -> None:
+    recipes = _recipes(plan, dataset)
     for cohort in plan.cohorts:
         _begin_cohort(writer, cohort, recipes[cohort.id], dataset)
     work = {cohort.id: writer.missing_blocks(cohort.id) for cohort in plan.cohorts}
@@ -249,21 +327,20 @@ def _training_arrays(trained: TrainedBlock) -> dict[str, np.ndarray]:
 
 
 # ------------------------------------------------------------------------------------ measuring
-def _measure(
-    writer: ZooWriter,
-    landscape: LandscapeConfig,
-    dataset: Dataset,
-    reporter: Reporter,
-    again: bool = False,
-) -> None:
-    zoo = open_zoo(writer.root)
-    unfinished = [c for c in zoo.reader.cohorts if writer.missing_blocks(c)]
-    if unfinished or not zoo.reader.cohorts:
+def _require_trained(writer: ZooWriter) -> None:
+    cohorts = writer.manifest.cohorts
+    unfinished = [cohort for cohort in cohorts if writer.missing_blocks(cohort)]
+    if unfinished or not cohorts:
         raise NotFoundError(
-            f"{writer.root}: {len(unfinished)} of {len(zoo.reader.cohorts)} cohorts are not "
-            "trained to the end; repeat `zoogen generate` before measuring"
+            f"{writer.root}: {len(unfinished)} of {len(cohorts)} cohorts are not trained to the "
+            "end; repeat `zoogen generate` before measuring"
         )
-    run = writer.begin_run(landscape.model_dump(mode="json"), again)
+
+
+def _measure(writer: ZooWriter, run: str, dataset: Dataset, reporter: Reporter) -> None:
+    """Take the metrics of a run of the cohorts that it lacks."""
+    zoo = open_zoo(writer.root)
+    landscape = LandscapeConfig.model_validate(writer.manifest.runs[run].settings)
     todo = [c for c in zoo.reader.cohorts if c not in writer.measured(run)]
     if todo:
         members = sum(len(zoo.reader.members(cohort)) for cohort in todo)

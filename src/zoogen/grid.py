@@ -10,8 +10,8 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -21,6 +21,7 @@ from zoogen.errors import ConfigError
 MEMBER_LIMIT = 2_000_000
 """More members than this are planned (counted) but not expanded."""
 
+_ROUND = "-"  # before the name of the round in the id of a cohort of added cells
 _NOT_IDENTITY = (
     ("data", "path"), ("data", "sha256"), ("data", "probe_examples"), ("train", "snapshots"),
 )  # fmt: skip
@@ -48,7 +49,8 @@ class Cohort:
     """Members that share one program.
 
     Attributes:
-        id: twelve hex digits; a hash of the static hyper-parameters.
+        id: twelve hex digits, a hash of the static hyper-parameters; of added cells with the name
+            of their round behind.
         config: the config with the static hyper-parameters of this cohort.
         members: cell by cell, seeds in order.
     """
@@ -58,11 +60,21 @@ class Cohort:
     members: tuple[Member, ...]
 
 
+Values = Mapping[str, Scalar]
+"""Hyper-parameters by dotted key."""
+
+
 @dataclass(frozen=True)
 class Plan:
-    """A config and the grid that it spans."""
+    """A config, the grid that it spans, and the cells that were added to it.
+
+    Attributes:
+        config: with the grid.
+        further: name of a round of refinement → values of its cells along the axes of the grid.
+    """
 
     config: Config
+    further: Mapping[str, Sequence[Values]] = field(default_factory=dict)
 
     @cached_property
     def axes(self) -> dict[str, tuple[Scalar, ...]]:
@@ -85,7 +97,7 @@ class Plan:
 
     @property
     def n_cells(self) -> int:
-        return math.prod(len(v) for v in self.axes.values())
+        return math.prod(len(v) for v in self.axes.values()) + sum(map(len, self.further.values()))
 
     @property
     def n_members(self) -> int:
@@ -93,7 +105,7 @@ class Plan:
 
     @cached_property
     def cohorts(self) -> tuple[Cohort, ...]:
-        """All cohorts with their members.
+        """All cohorts with their members: those of the grid, then those of further cells.
 
         Raises:
             ConfigError: if the grid is too large to be expanded.
@@ -103,7 +115,13 @@ class Plan:
                 f"config {self.config.name!r}: the grid has {self.n_members:,} members, more than "
                 f"the limit of {MEMBER_LIMIT:,}; take values off an axis or lower grid.seeds"
             )
-        return tuple(self._cohort(config) for config in self.iterate_static())
+        of_grid = (
+            self._cohort(config, _cross(self.member_axes)) for config in self.iterate_static()
+        )
+        further = (
+            cohort for name, cells in self.further.items() for cohort in self._added(name, cells)
+        )
+        return (*of_grid, *further)
 
     def iterate_static(self) -> Iterator[Config]:
         """The config of one cohort after another, without their members."""
@@ -126,15 +144,34 @@ class Plan:
             identity[section].pop(name, None)
         return _digest(identity)
 
-    def _cohort(self, config: Config) -> Cohort:
-        cells = (config.with_values(values) for values in _cross(self.member_axes))
-        members = [member for cell in cells for member in _members(cell, self.config.grid.seeds)]
-        return Cohort(self.cohort_id(config), config, tuple(members))
+    def _cohort(self, config: Config, cells: Iterable[Values], suffix: str = "") -> Cohort:
+        configs = (config.with_values(values) for values in cells)
+        members = [member for cell in configs for member in _members(cell, self.config.grid.seeds)]
+        return Cohort(self.cohort_id(config) + suffix, config, tuple(members))
+
+    def _added(self, name: str, cells: Sequence[Values]) -> Iterator[Cohort]:
+        """The cohorts of a round. What is committed never changes, so that members which could
+        share the program of a cohort of the grid still make a cohort of their own."""
+        together: dict[tuple[Scalar, ...], list[Values]] = {}
+        for values in cells:
+            together.setdefault(tuple(values[key] for key in self.static_axes), []).append(values)
+        for shared, own in together.items():
+            config = self.config.with_values(dict(zip(self.static_axes, shared, strict=True)))
+            of_members = [{key: values[key] for key in self.member_axes} for values in own]
+            yield self._cohort(config, of_members, f"{_ROUND}{name}")
 
 
-def expand(config: Config) -> Plan:
-    """The plan of a config. Does no work until its cohorts are asked for."""
-    return Plan(config)
+def is_added(cohort: str) -> bool:
+    """Whether a cohort, by its id, holds cells added to the grid."""
+    return _ROUND in cohort
+
+
+def expand(config: Config, further: Mapping[str, Sequence[Values]] | None = None) -> Plan:
+    """The plan of a config and of cells added to its grid.
+
+    Does no work until its cohorts are asked for.
+    """
+    return Plan(config, further or {})
 
 
 def _cross(axes: Mapping[str, tuple[Scalar, ...]]) -> Iterator[dict[str, Scalar]]:

@@ -16,6 +16,7 @@ from zoogen.grid import MEMBER_LIMIT
 from zoogen.labelling import BEFORE
 from zoogen.landscape import GROUPS, METRICS
 from zoogen.phases import CkaCut, ConnectivityCut, Coverage, Cut, Rule, load_rule, rule_names, tally
+from zoogen.refinement import Proposal
 from zoogen.store import Problem
 from zoogen.zoo import Zoo
 
@@ -99,7 +100,8 @@ def info_json(zoo: Zoo) -> Json:
         "axes": {key: list(values) for key, values in zoo.plan.axes.items()},
         "members": len(zoo),
         "planned_members": zoo.plan.n_members,
-        "complete": is_complete(zoo),
+        "complete": zoo.is_complete,
+        "added_cells": {name: len(cells) for name, cells in zoo.plan.further.items()},
         "cohorts": len(zoo.reader.cohorts),
         "snapshots": _snapshot_names(zoo),
         "metrics": zoo.metric_names(),
@@ -115,6 +117,7 @@ def info_text(zoo: Zoo) -> str:
     """The same on one screen."""
     facts = info_json(zoo)
     state = "complete" if facts["complete"] else "INCOMPLETE: repeat `zoogen generate` to finish it"
+    added = facts["added_cells"]
     lines = [
         f"{facts['name']}: {facts['description']}".rstrip(": "),
         f"  {facts['family']} on {facts['data']}, {facts['members']:,} of "
@@ -122,6 +125,7 @@ def info_text(zoo: Zoo) -> str:
         f"  {_bytes(facts['bytes'])}, content {facts['content_hash'][:12]}, "
         f"{facts['diverged']} diverged",
         f"  snapshots: {', '.join(facts['snapshots'])}",
+        *([f"  {sum(added.values())} cells added by {len(added)} refinements"] if added else []),
         "",
         *(_axis_line(key, values) for key, values in facts["axes"].items()),
         "",
@@ -130,13 +134,6 @@ def info_text(zoo: Zoo) -> str:
     for name, (low, middle, high) in facts["ranges"].items():
         lines.append(f"  {name:<22}{low:>10.4g}{middle:>10.4g}{high:>10.4g}")
     return "\n".join([*lines, "", coverage_text(zoo)])
-
-
-def is_complete(zoo: Zoo) -> bool:
-    """Whether all planned members are trained, measured and labelled."""
-    runs = zoo.reader.manifest.runs.values()
-    measured = any(run.finished for run in runs)
-    return len(zoo) == zoo.plan.n_members and measured and zoo.reader.labels() is not None
 
 
 def coverage_json(zoo: Zoo) -> Json:
@@ -179,6 +176,37 @@ def _coverage(zoo: Zoo, when: str = "") -> Coverage | None:
     if labels is None or column not in labels.cells:
         return None
     return tally(labels.cells[column].dropna(), labels.members[column].dropna())
+
+
+# ----------------------------------------------------------------------------------- refinement
+def proposals_json(found: Sequence[Proposal]) -> Json:
+    """The cells with their scores and reasons."""
+    return {"cells": [asdict(proposal) for proposal in found]}
+
+
+def proposals_text(found: Sequence[Proposal]) -> str:
+    """One line a cell, best first."""
+    if not found:
+        return "no cell to add: the grid tells apart what its axes can tell apart"
+    lines = [f"{len(found)} cells to add, best first:"]
+    for proposal in found:
+        values = ", ".join(f"{key} {_number(value)}" for key, value in proposal.values.items())
+        lines.append(f"  {proposal.score:4.2f}  {values}  ({proposal.reason})")
+    return "\n".join(lines)
+
+
+def refined_text(zoo: Zoo) -> str:
+    """The cells of the latest refinement with their phases, and the coverage of the whole zoo."""
+    rounds = zoo.reader.manifest.extensions
+    if not rounds:
+        return "\n".join([proposals_text([]), "", coverage_text(zoo)])
+    number = max(rounds, key=int)
+    cells = zoo.cells[zoo.cells["cohort"].str.endswith(f"-{number}")]
+    lines = [f"refinement {int(number)} added {len(cells)} cells:"]
+    for _, cell in cells.iterrows():
+        values = ", ".join(f"{key} {_number(cell[key])}" for key in zoo.plan.axes)
+        lines.append(f"  {values}: {cell['phase']}, confidence {cell['confidence']:.2f}")
+    return "\n".join([*lines, "", coverage_text(zoo)])
 
 
 # -------------------------------------------------------------------------------------- studies

@@ -95,6 +95,18 @@ def write_tiny_zoo(path: str | Path, **provenance: Any) -> ZooReader:
     return ZooReader(path)
 
 
+def extend_tiny_zoo(path: str | Path) -> ZooReader:
+    """Add a third cohort to the tiny zoo, as a refinement does: format version 2."""
+    with ZooWriter.open(path, {}) as writer:
+        writer.extend({"cells": [{"train.learning_rate": 0.05}]})
+        table = tiny_members("wide").assign(id=[f"added-{i}" for i in range(COHORTS["wide"])])
+        writer.begin_cohort("wide-0001", table, {"parameters": ["wide"]}, SNAPSHOTS, BLOCK_SIZE)
+        for block, rows in writer.missing_blocks("wide-0001").items():
+            part = {name: values[rows] for name, values in tiny_training("wide").items()}
+            writer.write_block("wide-0001", block, part, AXES)
+    return ZooReader(path)
+
+
 def flip_bit(path: Path, bit: int) -> None:
     """Flip one bit of a file, as a failing medium does; twice is as before."""
     data = bytearray(path.read_bytes())

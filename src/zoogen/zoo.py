@@ -116,8 +116,25 @@ class Zoo:
 
     @cached_property
     def plan(self) -> Plan:
-        """The members that the zoo has when it is complete."""
-        return expand(self.config)
+        """The members that the zoo has when it is complete, those of added cells included."""
+        rounds = self.reader.manifest.extensions
+        further: dict[str, Any] = {name: added.plan["cells"] for name, added in rounds.items()}
+        return expand(self.config, further)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all planned members are trained, measured and labelled."""
+        cohorts, labels = set(self.reader.cohorts), self.reader.labels()
+        measured = any(
+            run.finished and cohorts <= set(run.cohorts)
+            for run in self.reader.manifest.runs.values()
+        )
+        return (
+            len(self) == self.plan.n_members
+            and measured
+            and labels is not None
+            and set(labels.members["id"]) == set(self.members.index)
+        )
 
     @cached_property
     def dataset(self) -> Dataset:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 
 from zoogen.errors import ConfigError
 from zoogen.phases import grows
@@ -94,11 +94,15 @@ class Grid:
         load: horizontal axis and its values in growing order.
         temperature: vertical axis and its values.
         cells: one row a cell, with its place in ``row`` and ``column``.
+        owner: position in ``cells`` of the cell that stands for a place: its own, or, in rows and
+            columns that hold none but cells added by refinement, the nearest one; −1 where there
+            is none.
     """
 
     load: tuple[Axis, list[Any]]
     temperature: tuple[Axis, list[Any]]
     cells: pd.DataFrame
+    owner: Int[np.ndarray, "row column"]
 
     @classmethod
     def of(cls, cells: pd.DataFrame, load: Axis, temperature: Axis) -> Grid:
@@ -117,18 +121,40 @@ class Grid:
                 f"phase diagram: several cells share {load.key} and {temperature.key}; "
                 "name the other axes that vary as facets"
             )
-        return cls((load, across), (temperature, up), placed)
+        owner = _owners(placed, (len(up), len(across)))
+        return cls((load, across), (temperature, up), placed, owner)
+
+    @property
+    def borrowed(self) -> Bool[np.ndarray, "row column"]:
+        """Places that have no cell of their own, and another one stands for them."""
+        own = np.zeros(self.owner.shape, bool)
+        own[self.cells["row"], self.cells["column"]] = True
+        return (self.owner >= 0) & ~own
 
     def layout(self, column: str, empty: Any) -> Shaped[np.ndarray, "row column"]:
-        """A column of the cells as a matrix; ``empty`` where there is no cell."""
+        """A column of the cells as a matrix; ``empty`` where no cell stands for a place."""
         values = np.asarray(self.cells[column])
-        matrix = np.full((len(self.temperature[1]), len(self.load[1])), empty, dtype=values.dtype)
-        matrix[self.cells["row"], self.cells["column"]] = values
+        matrix = np.full(self.owner.shape, empty, dtype=values.dtype)
+        held = self.owner >= 0
+        matrix[held] = values[self.owner[held]]
         return matrix
 
     def phases(self) -> Shaped[np.ndarray, "row column"]:
         """Phases as text; empty text where there is no cell."""
         return self.layout("phase", "").astype(str)
+
+
+def _owners(cells: pd.DataFrame, shape: tuple[int, int]) -> Int[np.ndarray, "row column"]:
+    """Which cell stands for each place of a grid; see :attr:`Grid.owner`."""
+    places = cells[["row", "column"]].to_numpy()
+    owner = np.full(shape, -1)
+    owner[tuple(places.T)] = np.arange(len(cells))
+    planned = cells[~cells["added"]] if "added" in cells else cells
+    refined = ~np.isin(np.arange(shape[0]), planned["row"])[:, None]
+    refined = refined | ~np.isin(np.arange(shape[1]), planned["column"])
+    for place in np.argwhere(refined & (owner < 0)):
+        owner[tuple(place)] = np.argmin(((places - place) ** 2).sum(axis=1))
+    return owner
 
 
 def boundary_segments(labels: Shaped[np.ndarray, "row column"]) -> Float[np.ndarray, "n 2 2"]:

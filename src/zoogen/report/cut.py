@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -82,13 +83,14 @@ class Cut:
 
 
 def cuts_of(grid: Grid) -> tuple[Cut, Cut]:
-    """The cut along the load at the middle temperature, and the other way round.
+    """The cut along the load at one temperature, and the other way round.
 
-    Middle means nearest the middle of the rows (columns) that have the most cells: a refined
-    grid has rows of few cells.
+    Of all rows (columns) the one that crosses most boundaries of phases; of equal ones that
+    with most cells, as a refined grid has rows of few cells, then that nearest the middle.
     """
     (load, across), (temperature, up) = grid.load, grid.temperature
-    row, column = _middle(grid.cells["row"], len(up)), _middle(grid.cells["column"], len(across))
+    row = _telling(grid.cells, "row", "column", len(up))
+    column = _telling(grid.cells, "column", "row", len(across))
     level = grid.cells[grid.cells["row"] == row].rename(columns={"column": "place"})
     upright = grid.cells[grid.cells["column"] == column].rename(columns={"row": "place"})
     return (
@@ -97,9 +99,16 @@ def cuts_of(grid: Grid) -> tuple[Cut, Cut]:
     )
 
 
-def _middle(places: pd.Series, size: int) -> int:
-    counts = np.bincount(places, minlength=size)
-    return int(min(range(size), key=lambda i: (-counts[i], abs(i - size // 2))))
+def _telling(cells: pd.DataFrame, across: str, along: str, size: int) -> int:
+    """The row (or column) whose cells tell most; see :func:`cuts_of`."""
+
+    def rank(place: int) -> tuple[int, int, int]:
+        line = cells[cells[across] == place].sort_values(along)["phase"].tolist()
+        known = [phase for phase in line if phase in (*PHASES, "boundary")]
+        changes = sum(one != other for one, other in pairwise(known))
+        return (-changes, -len(line), abs(place - size // 2))
+
+    return min(range(size), key=rank)
 
 
 def cuts(data: ReportData) -> dict[str, Figure]:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from zoogen.config import Config
 from zoogen.errors import NotFoundError
+from zoogen.grid import is_added
 from zoogen.report.axes import Axis, describe_axis
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class ReportData:
         training: how members were trained, in words.
         snapshot: which snapshot the numbers belong to, in words.
         cells: one row a cell: hyper-parameters (dotted keys), mean metrics, ``phase``,
-            ``confidence``.
+            ``confidence``, and ``added`` where cells were added by refinement.
         members: one row a member: ``cell``, hyper-parameters, metrics, ``phase``, ``diverged``.
         load: horizontal axis of the diagrams; without it none is drawn.
         temperature: vertical axis.
@@ -103,7 +104,7 @@ def data_of(zoo: Zoo) -> ReportData:
         network=_network_text(config),
         training=_training_text(config),
         snapshot=_last_snapshot(zoo),
-        cells=_with_all_phases(zoo.cells),
+        cells=_with_all_phases(zoo.cells).assign(added=zoo.cells["cohort"].map(is_added)),
         members=_with_all_phases(zoo.members),
         load=axis(load, "load") if load else None,
         temperature=axis(temperature, "temperature") if temperature else None,

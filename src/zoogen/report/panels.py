@@ -99,6 +99,10 @@ def phase_panel(axes: Axes, grid: Grid) -> None:
     from matplotlib.patches import Rectangle
 
     large = max(len(grid.load[1]), len(grid.temperature[1])) > 12
+    labels = grid.phases()
+    for row, column in np.argwhere(grid.borrowed):
+        fill = phase_fill(labels[row, column]) | {"alpha": 0.4, "linewidth": 0}
+        axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, **fill))
     for row, column, phase, confidence in grid.cells[
         ["row", "column", "phase", "confidence"]
     ].itertuples(index=False):
@@ -171,7 +175,7 @@ def metric_panel(axes: Axes, colours_beside: Axes, grid: Grid, panel: Panel) -> 
     axes.set_title(panel.title)
     _frame(axes, grid)
     if panel.scale == "magnitude":
-        for row, column in np.argwhere(values < 0):
+        for row, column in np.argwhere((values < 0) & ~grid.borrowed):
             axes.text(column, row, "−", ha="center", va="center", color="white", weight="bold")
 
 

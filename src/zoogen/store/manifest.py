@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, model_validator
 
 from zoogen.errors import CorruptZooError, FormatVersionError, NotFoundError, ZoogenError
 from zoogen.store.layout import (
@@ -21,7 +21,7 @@ from zoogen.store.layout import (
     group_file,
 )
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 BACKUP = "manifest.backup.json"
 MEMBERS_TABLE = "members.parquet"
@@ -93,6 +93,13 @@ class Run(Record):
     cohorts: dict[Name, Measurement] = Field(default_factory=dict)
 
 
+class Extension(Record):
+    """What was added to the plan of a zoo after its config, before the work on it began."""
+
+    plan: _Json
+    since: str
+
+
 class Session(Record):
     """Who wrote, from when on: versions, flags and device as the writer gave them."""
 
@@ -109,7 +116,7 @@ class MembersTable(FileEntry):
 class Manifest(Record):
     """Everything that is committed; see ``docs/format.md`` §4 for the keys."""
 
-    format_version: Literal[1] = 1
+    format_version: Literal[1, 2] = 1
     checksum: _Sha256 = _BLANK
     name: str
     config: _Json
@@ -119,7 +126,14 @@ class Manifest(Record):
     cohorts: dict[Name, Cohort] = Field(default_factory=dict)
     runs: dict[_Number, Run] = Field(default_factory=dict)
     labels: dict[_Number, Unit] = Field(default_factory=dict)
+    extensions: dict[_Number, Extension] = Field(default_factory=dict)
     members_table: MembersTable | None = None
+
+    @model_validator(mode="after")
+    def _version_holds_it(self) -> Manifest:
+        if self.extensions and self.format_version < 2:
+            raise ValueError("extensions: found some, format version 1 has none")
+        return self
 
     def units(self) -> Iterator[tuple[UnitKey, Unit]]:
         """Every unit with the key by which :meth:`without` drops it."""
@@ -207,7 +221,9 @@ class Manifest(Record):
 
     def to_bytes(self) -> bytes:
         """The manifest file, with its checksum."""
-        text = self.with_(checksum=_BLANK).model_dump_json(indent=1) + "\n"
+        # Version 1 does not know extensions, not even empty ones.
+        unknown = {"extensions"} if self.format_version < 2 else None
+        text = self.with_(checksum=_BLANK).model_dump_json(indent=1, exclude=unknown) + "\n"
         checksum = hashlib.sha256(text.encode()).hexdigest()
         return text.replace(_BLANK, checksum, 1).encode()
 
@@ -251,7 +267,7 @@ def parse(data: bytes, path: Path) -> Manifest:
     try:
         return Manifest.model_validate_json(data)
     except ValueError as error:
-        raise _corrupt(path, f"format version 1, found {first_reason(error)}") from error
+        raise _corrupt(path, f"format version {version}, found {first_reason(error)}") from error
 
 
 def _corrupt(path: Path, expected: str) -> CorruptZooError:

@@ -37,6 +37,7 @@ from zoogen.store.manifest import (
     MANIFEST,
     MEMBERS_TABLE,
     Cohort,
+    Extension,
     Manifest,
     Measurement,
     MembersTable,
@@ -279,6 +280,23 @@ class ZooWriter:
 
     def _resume_dir(self, cohort: str, block: int) -> Path:
         return self.root / "resume" / cohort / str(block)
+
+    def extend(self, plan: Json) -> str:
+        """Commit what is to be added to the zoo's plan, before the work on it; return its number.
+
+        A zoo that is extended has format version 2. What is committed already stays as it is.
+
+        Args:
+            plan: plain JSON, for whoever expands the zoo's plan.
+        """
+        extensions = self.manifest.extensions
+        number = _next(extensions)
+        added = Extension(plan=_json(plan), since=now())
+        manifest = self.manifest.with_(format_version=2, extensions={**extensions, number: added})
+        with storage_errors(self.root):
+            seal(self.root, self._add_metadata(manifest))
+        self._commit(manifest)
+        return number
 
     def begin_run(self, settings: Json, again: bool = False) -> str:
         """Number of the measurement run to write to; :meth:`measured` says what it has already.

@@ -104,6 +104,7 @@ def extend_tiny_zoo(path: str | Path) -> ZooReader:
         for block, rows in writer.missing_blocks("wide-0001").items():
             part = {name: values[rows] for name, values in tiny_training("wide").items()}
             writer.write_block("wide-0001", block, part, AXES)
+        writer.write_members_table(table)
     return ZooReader(path)
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_TITLE_FIT = 105  # font size × letters that one inch of a bold title holds, with a margin
 GREY = "#444444"  # of secondary text
 _STYLE = {
     "font.family": "DejaVu Sans",
@@ -80,7 +81,8 @@ def place(figure: Figure, left: float, bottom: float, width: float, height: floa
 def head_line(figure: Figure, title: str, facts: list[str]) -> None:
     """Write the title of a figure and a line of facts below it."""
     width, height = figure.get_size_inches()
-    figure.text(0.15 / width, 1 - 0.11 / height, title, size=12, weight="bold", va="top")
+    size = min(12.0, _TITLE_FIT * width / len(title))
+    figure.text(0.15 / width, 1 - 0.11 / height, title, size=size, weight="bold", va="top")
     figure.text(0.15 / width, 1 - 0.38 / height, " · ".join(facts), size=9, color=GREY, va="top")
 
 

@@ -154,7 +154,7 @@ def _figure(
 ) -> Figure:
     from matplotlib.figure import Figure
 
-    height = 2.2 + len(measured) * _DOWN
+    height = 2.45 + len(measured) * _DOWN
     figure = Figure(figsize=(0.45 + 2 * _ACROSS, height))
     facts = ["mean ± standard error over seeds", data.snapshot, "dashed: thresholds of the rule"]
     head_line(figure, title_of(data, facet), facts)

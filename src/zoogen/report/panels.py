@@ -63,8 +63,8 @@ PANELS = (
 )
 
 
-def _frame(axes: Axes, grid: Grid) -> None:
-    """Limits, ticks and phase boundaries that all panels share."""
+def _frame(axes: Axes, grid: Grid, ticks: int) -> None:
+    """Limits, ticks (about so many at most) and phase boundaries that all panels share."""
     from matplotlib.collections import LineCollection
 
     labels = grid.phases()
@@ -72,7 +72,7 @@ def _frame(axes: Axes, grid: Grid) -> None:
     axes.set(xlim=(-0.5, columns - 0.5), ylim=(-0.5, rows - 0.5))
     axes.patch.set(hatch="xxxx", edgecolor="#D0D0D0")  # shows where nothing was measured
     for axis, (_, values) in ((axes.xaxis, grid.load), (axes.yaxis, grid.temperature)):
-        step = -(-len(values) // 12)
+        step = -(-len(values) // ticks)
         axis.set_ticks(range(0, len(values), step), [value_text(v) for v in values[::step]])
         axis.set_tick_params(length=2, pad=2)
     if max(len(value_text(v)) for v in grid.load[1]) > 4:
@@ -101,8 +101,9 @@ def phase_panel(axes: Axes, grid: Grid) -> None:
     large = max(len(grid.load[1]), len(grid.temperature[1])) > 12
     labels = grid.phases()
     for row, column in np.argwhere(grid.borrowed):
-        fill = phase_fill(labels[row, column]) | {"alpha": 0.4, "linewidth": 0}
-        axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, **fill))
+        corner, fill = (column - 0.5, row - 0.5), phase_fill(labels[row, column])
+        axes.add_patch(Rectangle(corner, 1, 1, facecolor="white", linewidth=0))
+        axes.add_patch(Rectangle(corner, 1, 1, **fill | {"alpha": 0.4, "linewidth": 0}))
     for row, column, phase, confidence in grid.cells[
         ["row", "column", "phase", "confidence"]
     ].itertuples(index=False):
@@ -114,7 +115,7 @@ def phase_panel(axes: Axes, grid: Grid) -> None:
         if phase in PHASES and not confidence >= CERTAIN:  # NaN: too few pairs to tell
             axes.plot(column + 0.34, row + 0.32, **DOT)
     axes.set_title("Phase", weight="bold")
-    _frame(axes, grid)
+    _frame(axes, grid, ticks=12)
     label_axes(axes, grid, bottom=True, left=True)
 
 
@@ -173,7 +174,7 @@ def metric_panel(axes: Axes, colours_beside: Axes, grid: Grid, panel: Panel) -> 
     bar.ax.tick_params(length=2, pad=1)
     bar.outline.set_linewidth(0.4)
     axes.set_title(panel.title)
-    _frame(axes, grid)
+    _frame(axes, grid, ticks=8)
     if panel.scale == "magnitude":
         for row, column in np.argwhere((values < 0) & ~grid.borrowed):
             axes.text(column, row, "−", ha="center", va="center", color="white", weight="bold")

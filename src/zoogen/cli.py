@@ -200,15 +200,25 @@ def study(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Where to; ZOO_studies by default.")
     ] = None,
+    set_: Annotated[
+        list[str],
+        typer.Option(
+            "--set",
+            metavar="SECTION.KEY=VALUE",
+            help="fine-tune: the data set, and changes to the training, as in a config.",
+        ),
+    ] = [],
     as_json: AsJson = False,
 ) -> None:
-    """Average, ensemble or prune the members; write a table (CSV) and diagrams (PNG and SVG)."""
+    """Average, ensemble, prune or fine-tune the members; write a table (CSV) and diagrams."""
     from zoogen import present, studies
     from zoogen.population import use_all_cores
+    from zoogen.progress import bar, silent
     from zoogen.zoo import open_zoo
 
     use_all_cores()
-    found = studies.run_study(name, open_zoo(zoo))
+    reporter = bar if sys.stderr.isatty() else silent
+    found = studies.run_study(name, open_zoo(zoo), set_, reporter)
     files = studies.write_study(found, out or zoo.with_name(f"{zoo.stem}_studies"))
     _print(
         present.study_json(found, files) if as_json else present.study_text(found, files), as_json

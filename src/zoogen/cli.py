@@ -225,6 +225,33 @@ def study(
     )
 
 
+@app.command()
+def sparsify(
+    zoo: ZooPath,
+    out: Annotated[Path, typer.Option("--out", metavar="TWIN", help="Directory of the twin.")],
+    sparsity: Annotated[
+        float, typer.Option(help="Share of the weights that become zero, between 0 and 1.")
+    ],
+    gradual: Annotated[bool, typer.Option("--gradual", help="Prune in rounds.")] = False,
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Epochs of retraining; half of the training by default."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a zoo of the same members dense, pruned and retrained; the same command resumes."""
+    from zoogen import factory, present, studies
+    from zoogen.population import use_all_cores
+    from zoogen.progress import console_reporter
+    from zoogen.zoo import open_zoo
+
+    use_all_cores()
+    pruning = studies.Pruning(sparsity, studies.ROUNDS if gradual else 1, epochs)
+    studies.sparsify(open_zoo(zoo), out, pruning, console_reporter())
+    twin = factory.complete(out, console_reporter())
+    _print(present.info_json(twin) if as_json else present.info_text(twin), as_json)
+
+
 phases = typer.Typer(
     help="Rules that turn measurements into phases, and trees fitted on measurements.",
     no_args_is_help=True,

@@ -106,6 +106,24 @@ def generate(
     return open_zoo(out)
 
 
+def complete(path: str | Path, reporter: Reporter = silent) -> Zoo:
+    """Measure and label a zoo whose members are trained; what is committed is not done again.
+
+    Args:
+        path: of the zoo.
+        reporter: shows progress; silent by default.
+
+    Raises:
+        ConflictError, CorruptZooError, DataUnavailableError, NotFoundError, StorageError.
+    """
+    use_all_cores()
+    zoo = open_zoo(path)
+    with ZooWriter.open(path, provenance()) as writer:
+        _measure(writer, zoo.config.landscape, zoo.dataset, reporter)
+        write_labels(writer, zoo.config.phases.rule)
+    return open_zoo(path)
+
+
 def measure(
     path: str | Path, groups: Sequence[str] | None = None, reporter: Reporter = silent
 ) -> Zoo:

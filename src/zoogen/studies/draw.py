@@ -113,12 +113,14 @@ _Picture = Panel | _Gain | _Curves
 
 
 def _layout(study: Study, cells: pd.DataFrame) -> list[list[_Picture]]:
-    """Rows of pictures: a variant a row; two rows where there is one variant."""
+    """Rows of pictures: a variant a row, or at most two rows where there is one variant."""
     rows = [_gains(study, variant, cells) for variant in study.variants]
     if len(rows) > 1:
         return rows
     if study.kind.accuracy:
         return [_accuracies(study, cells), *rows]
+    if len(rows[0]) <= 3:
+        return rows
     half = -(-len(rows[0]) // 2)
     return [rows[0][:half], rows[0][half:]]
 

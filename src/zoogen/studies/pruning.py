@@ -36,7 +36,7 @@ class Pruning:
     Attributes:
         sparsity: share of the weights that are zero at the end, 0 to 1.
         rounds: in which they go.
-        epochs: how far the learning rate goes back; half of the training when absent.
+        epochs: how far the learning rate goes back; half of the training's when absent.
 
     Reference:
         Renda, Frankle and Carbin, Comparing rewinding and fine-tuning in neural network pruning,
@@ -55,13 +55,14 @@ class Pruning:
             ConfigError: if the schedule is shorter than what shall be repeated.
         """
         line = recipe.timeline
-        length = self.epochs * line.steps_per_epoch if self.epochs else -(-line.total_steps // 2)
-        if length > line.total_steps:
+        length = (self.epochs or -(-line.n_epochs // 2)) * line.steps_per_epoch
+        if self.epochs and length > line.total_steps:
             raise ConfigError(
                 f"retraining: found {self.epochs} epochs, but members were trained for "
                 f"{line.total_steps / line.steps_per_epoch:g}; the learning rate can't go back "
                 "further than to the start: choose fewer"
             )
+        length = min(length, line.total_steps)
         begin = line.total_steps - length
         rounds = [begin + round(length * i / self.rounds / 2) for i in range(self.rounds)]
         return [*rounds, line.total_steps]

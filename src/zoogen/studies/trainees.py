@@ -63,9 +63,10 @@ def trainees(zoo: Zoo, overrides: Sequence[str], on_members: Advance) -> Iterato
 
 
 def config_of(zoo: Zoo, cohort: str) -> Config:
-    """The config of a cohort, from the hyper-parameters that are stored with its members."""
+    """The config of a cohort, from the static hyper-parameters stored with its members."""
     stored = zoo.reader.members(cohort).head(1).to_dict("records")[0]
-    return zoo.config.with_values({key: stored[key] for key in HYPER_PARAMETERS if key in stored})
+    static = set(HYPER_PARAMETERS) - set(PER_MEMBER_PARAMETERS)
+    return zoo.config.with_values({key: stored[key] for key in stored if key in static})
 
 
 def members_of(table: pd.DataFrame) -> tuple[Member, ...]:

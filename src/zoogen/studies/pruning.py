@@ -71,8 +71,8 @@ class Pruning:
         """Share of the weights that are zero after each round.
 
         Example:
-            >>> Pruning(0.8, rounds=2).shares(), Pruning(0.8).shares()
-            ([0.7, 0.8], [0.8])
+            >>> Pruning(0.5, rounds=2).shares(), Pruning(0.5).shares()
+            ([0.4375, 0.5], [0.5])
         """
         rest = (1 - i / self.rounds for i in range(1, self.rounds + 1))
         return [self.sparsity * (1 - share**3) for share in rest]

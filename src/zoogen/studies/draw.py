@@ -47,12 +47,13 @@ def write_study(study: Study, out: Path | str) -> list[Path]:
         StorageError: if the directory can't be written.
     """
     folder = Path(out)
-    figures = study_diagrams(study)
+    table = folder / f"{study.name}.csv"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        table = folder / f"{study.name}.csv"
+        # First, so that hours of training are not lost for want of a drawing.
         study.table.to_csv(table, index=False, float_format="%.6g")
-        paths = [path for name, figure in figures.items() for path in save(figure, folder / name)]
+        figures = study_diagrams(study).items()
+        paths = [path for name, figure in figures for path in save(figure, folder / name)]
     except OSError as error:
         raise StorageError(
             f"study: {folder} can't be written: {error.strerror}; choose another --out"

@@ -208,7 +208,8 @@ def study_text(study: Study, files: Sequence[Path]) -> str:
         "gain in points of test accuracy, mean ± standard error over the cells of a phase:",
         f"{'phase':<12}{'':<{wide}}{'cells':>6}{heads}",
     ]
-    for (phase, variant), rows in study.table.groupby(["phase", "variant"], sort=False):
+    by_phase = study.table.sort_values("phase", kind="stable")  # variants as they came
+    for (phase, variant), rows in by_phase.groupby(["phase", "variant"], sort=False):
         gains = [rows.loc[rows["setting"] == s, "gain"] * 100 for s in study.settings]
         entries = "".join(f"{_mean_and_error(values):>16}" for values in gains)
         lines.append(f"{phase:<12}{variant:<{wide}}{rows['cell'].nunique():>6}{entries}")

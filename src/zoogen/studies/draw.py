@@ -21,6 +21,7 @@ from zoogen.report.panels import (
     phase_legend,
     phase_panel,
 )
+from zoogen.store.disk import put_file
 from zoogen.studies.run import Study
 
 if TYPE_CHECKING:
@@ -49,9 +50,8 @@ def write_study(study: Study, out: Path | str) -> list[Path]:
     folder = Path(out)
     table = folder / f"{study.name}.csv"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         # First, so that hours of training are not lost for want of a drawing.
-        study.table.to_csv(table, index=False, float_format="%.6g")
+        put_file(table, study.table.to_csv(index=False, float_format="%.6g").encode())
         figures = study_diagrams(study).items()
         paths = [path for name, figure in figures for path in save(figure, folder / name)]
     except OSError as error:

@@ -1,5 +1,4 @@
-"""Magnitude pruning: the smallest weights become zero, at once or in rounds, with or without
-training what is left."""
+"""Magnitude pruning: the smallest weights become zero, and what is left may be retrained."""
 
 from __future__ import annotations
 
@@ -96,7 +95,7 @@ def retrain(
         ConfigError: if training can't go back that far.
     """
     steps, spec = pruning.steps(recipe), recipe.net.spec
-    length = max(steps[-1] - steps[0], 1)
+    length = steps[-1] - steps[0]
     for share, (begin, stop) in zip(pruning.shares(), pairwise(steps), strict=True):
         mask = kept(spec, weights, share)
         before = np.where(mask, weights, np.float32(0))

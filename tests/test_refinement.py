@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from zoogen import factory, store
+from zoogen import factory, store, studies
 from zoogen.errors import ConfigError, NotFoundError
 from zoogen.refinement import propose
 from zoogen.zoo import Zoo, open_zoo
@@ -212,6 +212,19 @@ def test_generate_finishes_a_refinement_too(tiny_config: Path, split_zoo: Zoo) -
     again = factory.generate(tiny_config, zoo.path)
     assert again.is_complete
     assert files_of(again) == files_of(zoo)
+
+
+def test_a_refined_zoo_has_a_complete_twin_which_is_not_refined_itself(
+    split_zoo: Zoo, tmp_path: Path
+) -> None:
+    zoo = factory.refine(split_zoo.path, 1)
+    out = tmp_path / "twin.zarr"
+    studies.sparsify(zoo, out, studies.Pruning(0.5, 1, 1))
+    twin = factory.complete(out)
+    assert twin.is_complete
+    assert set(twin.members.index) == set(zoo.members.index)
+    with pytest.raises(ConfigError, match="derived from zoo 'tiny'"):
+        factory.refine(out, 1)
 
 
 def test_the_command_line(split_zoo: Zoo, run) -> None:  # type: ignore[no-untyped-def]

@@ -15,7 +15,15 @@ from zoogen.config import Config, TrainConfig
 from zoogen.data import Dataset, load
 from zoogen.errors import ConfigError
 from zoogen.grid import Member, expand
-from zoogen.train import TrainedBlock, block, recipe_of, train_block, training_data
+from zoogen.train import (
+    TrainedBlock,
+    block,
+    continue_training,
+    initial_weights,
+    recipe_of,
+    train_block,
+    training_data,
+)
 from zoogen.train.program import MemberInput, MemberState, _end_epoch, _optimizer
 from zoogen.train.schedules import rate_factor, timeline
 
@@ -269,6 +277,94 @@ def test_constant_step_mode_makes_that_many_steps() -> None:
 def test_a_batch_larger_than_the_set_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"train\.batch_size: found 500, .* 300 training images"):
         run(config({"batch_size": 500}))
+
+
+# -------------------------------------------------------------------------------- training on
+OPTIMIZERS = ({"momentum": 0.9, "weight_decay": 0.01}, {"optimizer": "adam"}, {"nesterov": True})
+
+
+def go_on(c: Config, weights: np.ndarray, mask: np.ndarray | None = None, **kwargs: object):
+    """All members of a config, or the chosen ones, at the end of a stretch from given weights."""
+    dataset, (cohort,) = load(c.data), expand(c).cohorts
+    recipe = recipe_of(cohort.config, dataset)
+    members = kwargs.pop("members", cohort.members)
+    data = training_data(dataset, recipe)
+    return continue_training(recipe, data, members, weights, mask, **kwargs)[:, -1]
+
+
+def random_mask(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).random(shape) < 0.5
+
+
+@pytest.mark.parametrize("train", OPTIMIZERS)
+def test_training_on_from_the_start_is_training(train: dict) -> None:
+    c = config({"schedule": "step"} | train, train__learning_rate=[0.01, 0.1])
+    trained, members = run(c), members_of(c)
+    recipe = recipe_of(expand(c).cohorts[0].config, load(c.data))
+    first = initial_weights(recipe, members)
+    np.testing.assert_array_equal(first, trained.weights[:, 0])
+    reported: list[float] = []
+    np.testing.assert_array_equal(
+        go_on(c, first, on_members=reported.append), trained.weights[:, -1]
+    )
+    assert sum(reported) == pytest.approx(len(members))
+
+
+def test_weights_on_the_way_are_those_of_the_snapshots() -> None:
+    c = config({"schedule": "step"})
+    trained, (cohort,) = run(c), expand(c).cohorts
+    dataset = load(c.data)
+    recipe = recipe_of(cohort.config, dataset)
+    data, steps = training_data(dataset, recipe), list(recipe.timeline.snapshots)
+    found = continue_training(recipe, data, cohort.members, trained.weights[:, 0], steps=steps)
+    np.testing.assert_array_equal(found, trained.weights[:, 1:])
+
+
+def test_no_steps_change_nothing() -> None:
+    c = config(train__learning_rate=[0.1])
+    weights = run(c).weights[:, 1]
+    np.testing.assert_array_equal(go_on(c, weights, steps=(7, 7)), weights)
+    mask = random_mask(weights.shape)
+    np.testing.assert_array_equal(go_on(c, weights, mask, steps=(7, 7)), np.where(mask, weights, 0))
+
+
+@pytest.mark.parametrize("train", OPTIMIZERS)
+def test_what_the_mask_lacks_stays_zero_and_the_rest_learns(train: dict) -> None:
+    c = config({"epochs": 8} | train)
+    weights = run(c).weights[:, 0]
+    mask = random_mask(weights.shape)
+    after = go_on(c, weights, mask, steps=(5, 48))  # from the midst of an epoch
+    assert (after[~mask] == 0).all()
+    assert np.isfinite(after).all()
+    assert (after[mask] != weights[mask]).mean() > 0.8  # blank pixels feed some weights nothing
+
+
+def test_a_full_mask_is_none() -> None:
+    c = config()
+    weights = run(c).weights[:, 0]
+    everything = np.ones(weights.shape, bool)
+    np.testing.assert_allclose(go_on(c, weights, everything), go_on(c, weights), atol=1e-6)
+
+
+def test_members_trained_on_do_not_depend_on_neighbours() -> None:
+    c = config(train__learning_rate=[0.01, 0.5])
+    weights, members = run(c).weights[:, -1], members_of(c)
+    mask = random_mask(weights.shape)
+    together = go_on(c, weights, mask, steps=(6, 18))
+    for chosen in ([4], [5, 0, 3]):
+        alone = go_on(c, weights[chosen], mask[chosen], steps=(6, 18),
+                      members=[members[i] for i in chosen])  # fmt: skip
+        np.testing.assert_array_equal(alone, together[chosen])
+
+
+def test_members_that_diverge_further_on_are_nan() -> None:
+    c = config({"stop_at_train_loss": 1e9}, train__learning_rate=[0.1, 1e30])
+    weights = run(c).weights[:, 0].copy()
+    weights[1] = np.nan
+    after = go_on(c, weights, random_mask(weights.shape))
+    assert np.isnan(after[[1, 3, 4, 5]]).all()
+    assert np.isfinite(after[[0, 2]]).all()
+    assert (after[[0, 2]] != weights[[0, 2]]).any(), "a loss target ends nothing"
 
 
 # ---------------------------------------------------------------------------------------- resume

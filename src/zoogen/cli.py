@@ -225,19 +225,56 @@ def study(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Where to; ZOO_studies by default.")
     ] = None,
+    set_: Annotated[
+        list[str],
+        typer.Option(
+            "--set",
+            metavar="SECTION.KEY=VALUE",
+            help="fine-tune: the data set, and changes to the training, as in a config.",
+        ),
+    ] = [],
     as_json: AsJson = False,
 ) -> None:
-    """Average, ensemble or prune the members; write a table (CSV) and diagrams (PNG and SVG)."""
+    """Average, ensemble, prune or fine-tune the members; write a table (CSV) and diagrams."""
     from zoogen import present, studies
     from zoogen.population import use_all_cores
+    from zoogen.progress import bar, silent
     from zoogen.zoo import open_zoo
 
     use_all_cores()
-    found = studies.run_study(name, open_zoo(zoo))
+    reporter = bar if sys.stderr.isatty() else silent
+    found = studies.run_study(name, open_zoo(zoo), set_, reporter)
     files = studies.write_study(found, out or zoo.with_name(f"{zoo.stem}_studies"))
     _print(
         present.study_json(found, files) if as_json else present.study_text(found, files), as_json
     )
+
+
+@app.command()
+def sparsify(
+    zoo: ZooPath,
+    out: Annotated[Path, typer.Option("--out", metavar="TWIN", help="Directory of the twin.")],
+    sparsity: Annotated[
+        float, typer.Option(help="Share of the weights that become zero, between 0 and 1.")
+    ],
+    gradual: Annotated[bool, typer.Option("--gradual", help="Prune in rounds.")] = False,
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Epochs of retraining; half of the training by default."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a zoo of the same members dense, pruned and retrained; the same command resumes."""
+    from zoogen import factory, present, studies
+    from zoogen.population import use_all_cores
+    from zoogen.progress import console_reporter
+    from zoogen.zoo import open_zoo
+
+    use_all_cores()
+    pruning = studies.Pruning(sparsity, studies.ROUNDS if gradual else 1, epochs)
+    studies.sparsify(open_zoo(zoo), out, pruning, console_reporter())
+    twin = factory.complete(out, console_reporter())
+    _print(present.info_json(twin) if as_json else present.info_text(twin), as_json)
 
 
 phases = typer.Typer(

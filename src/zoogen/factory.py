@@ -24,7 +24,7 @@ from zoogen.config import (
     load_config,
 )
 from zoogen.data import Dataset, load
-from zoogen.errors import ConflictError, NotFoundError
+from zoogen.errors import ConfigError, ConflictError, NotFoundError
 from zoogen.grid import Cohort, Plan, expand
 from zoogen.keys import identity_words
 from zoogen.labelling import members_table, write_labels
@@ -102,10 +102,26 @@ def generate(
     with ZooWriter.create(out, config.name, stored, config_hash(config), provenance()) as writer:
         _require_same_data(writer, dataset)
         _train(writer, open_zoo(out).plan, dataset, reporter)
-        run = writer.begin_run(config.landscape.model_dump(mode="json"))
-        _measure(writer, run, dataset, reporter)
-        write_labels(writer, config.phases.rule)
+        _measure_and_label(writer, config, dataset, reporter)
     return open_zoo(out)
+
+
+def complete(path: str | Path, reporter: Reporter = silent) -> Zoo:
+    """Measure and label a zoo whose members are trained; what is committed is not done again.
+
+    Args:
+        path: of the zoo.
+        reporter: shows progress; silent by default.
+
+    Raises:
+        ConflictError, CorruptZooError, DataUnavailableError, NotFoundError, StorageError.
+    """
+    use_all_cores()
+    zoo = open_zoo(path)
+    with ZooWriter.open(path, provenance()) as writer:
+        _require_trained(writer)
+        _measure_and_label(writer, zoo.config, zoo.dataset, reporter)
+    return open_zoo(path)
 
 
 def measure(
@@ -161,9 +177,14 @@ def proposals(path: str | Path, budget: int) -> list[Proposal]:
 
     Raises:
         NotFoundError: if there is no zoo, or it is not complete.
-        ConfigError: for a budget below 1, or a grid without numbers.
+        ConfigError: for a budget below 1, a grid without numbers, or a derived zoo.
     """
     zoo = open_zoo(path)
+    if "derivation" in zoo.facts:
+        raise ConfigError(
+            f"{zoo.path}: derived from zoo {zoo.facts['derivation']['parent']['name']!r}; refine "
+            "that one, then derive this one anew"
+        )
     if not zoo.is_complete:
         raise NotFoundError(
             f"{zoo.path}: the zoo is not complete: {len(zoo)} of {zoo.plan.n_members} members; "
@@ -335,6 +356,14 @@ def _require_trained(writer: ZooWriter) -> None:
             f"{writer.root}: {len(unfinished)} of {len(cohorts)} cohorts are not trained to the "
             "end; repeat `zoogen generate` before measuring"
         )
+
+
+def _measure_and_label(
+    writer: ZooWriter, config: Config, dataset: Dataset, reporter: Reporter
+) -> None:
+    run = writer.begin_run(config.landscape.model_dump(mode="json"))
+    _measure(writer, run, dataset, reporter)
+    write_labels(writer, config.phases.rule)
 
 
 def _measure(writer: ZooWriter, run: str, dataset: Dataset, reporter: Reporter) -> None:

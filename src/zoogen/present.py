@@ -227,18 +227,20 @@ def study_json(study: Study, files: Sequence[Path]) -> Json:
 def study_text(study: Study, files: Sequence[Path]) -> str:
     """The mean gain of the cells of each phase at each setting, and the files."""
     heads = "".join(f"{study.kind.setting.format(s):>16}" for s in study.settings)
+    wide = max(map(len, study.variants))
     lines = [
         f"{study.name}: {study.kind.definition}",
         f"{study.members:,} members; {study.diverged:,} diverged members left out; "
         f"{len(study.missing):,} cells lack {study.kind.needs}",
         "",
         "gain in points of test accuracy, mean ± standard error over the cells of a phase:",
-        f"{'phase':<12}{'cells':>5}{heads}",
+        f"{'phase':<12}{'':<{wide}}{'cells':>6}{heads}",
     ]
-    for phase, rows in study.table.groupby("phase"):
+    by_phase = study.table.sort_values("phase", kind="stable")  # variants as they came
+    for (phase, variant), rows in by_phase.groupby(["phase", "variant"], sort=False):
         gains = [rows.loc[rows["setting"] == s, "gain"] * 100 for s in study.settings]
         entries = "".join(f"{_mean_and_error(values):>16}" for values in gains)
-        lines.append(f"{phase:<12}{rows['cell'].nunique():>5}{entries}")
+        lines.append(f"{phase:<12}{variant:<{wide}}{rows['cell'].nunique():>6}{entries}")
     return "\n".join([*lines, "", *map(str, files)])
 
 

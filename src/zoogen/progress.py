@@ -22,6 +22,11 @@ def console_reporter() -> Reporter:
     return bar if sys.stderr.isatty() else lines
 
 
+def scaled(advance: Advance, factor: float) -> Advance:
+    """Progress of a part of the work: ``factor`` of every unit counts."""
+    return lambda units: advance(factor * units)
+
+
 @contextmanager
 def silent(name: str, total: float, unit: str) -> Iterator[Advance]:
     """Say nothing."""

@@ -5,7 +5,7 @@ A config describes one zoo. Every hyper-parameter stands once in ``[data]``, ``[
 """
 
 from zoogen.config.axes import GridConfig, Range, Scalar
-from zoogen.config.files import canonical_json, config_hash, load_config, parse_config
+from zoogen.config.files import canonical_json, changed, config_hash, load_config, parse_config
 from zoogen.config.schema import HYPER_PARAMETERS, PER_MEMBER_PARAMETERS, Config
 from zoogen.config.sections import (
     FIRST_GROUPS,
@@ -32,6 +32,7 @@ __all__ = [
     "Section",
     "TrainConfig",
     "canonical_json",
+    "changed",
     "config_hash",
     "load_config",
     "parse_config",

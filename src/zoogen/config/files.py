@@ -25,11 +25,24 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), size: str | Non
         NotFoundError: if there is no such file.
         ConfigError: with one line per mistake: file, key, found, allowed.
     """
-    table = _read_toml(Path(path))
+    config = changed(_read_toml(Path(path)), overrides, str(path))
+    return config if size is None else config.at_size(size)
+
+
+def changed(table: dict[str, Any], overrides: Sequence[str], where: str) -> Config:
+    """A config from plain data, with overrides as in :func:`load_config`.
+
+    Args:
+        table: sections and their keys; overrides are written into it.
+        overrides: ``section.key=value`` texts.
+        where: how error messages name the data.
+
+    Raises:
+        ConfigError: with one line per mistake.
+    """
     for override in overrides:
         _apply_override(table, override)
-    config = validate(table, str(path))
-    return config if size is None else config.at_size(size)
+    return validate(table, where)
 
 
 def parse_config(text: str, name: str = "config") -> Config:

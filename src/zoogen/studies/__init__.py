@@ -1,22 +1,30 @@
 """Studies: what one can do with a finished zoo, cell by cell, as a table and as phase diagrams.
 
-A study takes stored weights, changes or combines them without training, and compares the test
-accuracy with that of the members as they are. :data:`STUDIES` is the one table of them.
+A study takes stored weights, combines, changes or trains them on, and compares the test accuracy
+with that of the members as they are or of an equal training. :data:`STUDIES` is the one table of
+them. :func:`sparsify` writes what pruning leaves as a zoo of its own.
 """
 
 from zoogen.studies.cohort import Subjects, subjects
 from zoogen.studies.draw import study_diagrams, write_study
 from zoogen.studies.estimates import Estimate, Replicates
+from zoogen.studies.pruning import ROUNDS, Pruning
 from zoogen.studies.run import STUDIES, Kind, Study, run_study
+from zoogen.studies.trainees import Trainees
+from zoogen.studies.twin import sparsify
 
 __all__ = [
+    "ROUNDS",
     "STUDIES",
     "Estimate",
     "Kind",
+    "Pruning",
     "Replicates",
     "Study",
     "Subjects",
+    "Trainees",
     "run_study",
+    "sparsify",
     "study_diagrams",
     "subjects",
     "write_study",

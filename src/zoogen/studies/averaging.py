@@ -10,7 +10,14 @@ from jaxtyping import Float, Float32, Int
 from scipy.special import softmax
 
 from zoogen.studies.cohort import Subjects, accuracy
-from zoogen.studies.estimates import Estimate, Replicates, compare, leaving_out, replicates
+from zoogen.studies.estimates import (
+    Estimate,
+    Replicates,
+    compare,
+    compare_members,
+    leaving_out,
+    replicates,
+)
 from zoogen.symmetry import align_population
 
 
@@ -29,9 +36,7 @@ def average_snapshots(members: Subjects) -> Iterator[Estimate]:
     for count in range(2, members.snapshots):
         total += members.weights(members.snapshots - count)
         after = members.accuracy(total / count)
-        for cell, places in members.by_cell():
-            found, reference = Replicates.means(after[places]), Replicates.means(before[places])
-            yield compare(cell, count, found, reference)
+        yield from compare_members(members.by_cell(), count, after, before)
 
 
 # ---------------------------------------------------------------------------------------- seeds

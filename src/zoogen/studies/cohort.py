@@ -8,9 +8,11 @@ from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Array, Float, Float32, Int, Shaped
 
-from zoogen.data import normalise
+from zoogen.config import DataConfig
+from zoogen.data import Dataset, normalise
 from zoogen.networks import Network
 from zoogen.networks.cost import working_bytes
 from zoogen.population import MemberFunction, on_cpu, over_members, share
@@ -30,6 +32,12 @@ class Probe(NamedTuple):
     images: Shaped[Any, "b c h w"]
     mean: Float[Any, " c"]
     std: Float[Any, " c"]
+
+
+def probe_of(dataset: Dataset, config: DataConfig) -> tuple[Probe, Int[np.ndarray, " b"]]:
+    """The test probe set of a data set, and its labels."""
+    _, test = dataset.probes(config)
+    return Probe(test.images, dataset.mean, dataset.std), np.asarray(test.labels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,18 +97,19 @@ def subjects(zoo: Zoo) -> Iterator[Subjects]:
     Raises:
         DataUnavailableError: if the data set can't be had.
     """
-    _, test = zoo.dataset.probes(zoo.config.data)
-    for cohort, table in zoo.members.groupby("cohort", sort=False):
-        name, kept = str(cohort), table[~table["diverged"]]
-        if kept.empty:
-            continue
-        facts = zoo.reader.cohort(name).info
-        mean, std = (np.asarray(facts[key], np.float32) for key in ("mean", "std"))
+    probe, labels = probe_of(zoo.dataset, zoo.config.data)
+    for name, kept in undiverged(zoo):
         read = partial(zoo.reader.read, name, "weights", kept["row"].to_numpy())
-        yield Subjects(
-            zoo.network(name), kept["cell"].to_numpy(), len(zoo.snapshots(name)), read,
-            Probe(test.images, mean, std), np.asarray(test.labels),
-        )  # fmt: skip
+        snapshots, cells = len(zoo.snapshots(name)), kept["cell"].to_numpy()
+        yield Subjects(zoo.network(name), cells, snapshots, read, probe, labels)
+
+
+def undiverged(zoo: Zoo) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Cohorts that have members which did not diverge, with the rows of these members."""
+    for cohort, table in zoo.members.groupby("cohort", sort=False):
+        kept = table[~table["diverged"]]
+        if len(kept):
+            yield str(cohort), kept
 
 
 @lru_cache(maxsize=64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -50,6 +50,7 @@ class Estimate(NamedTuple):
 
     Attributes:
         cell: id.
+        variant: of the study; empty where there is one only.
         setting: what was varied.
         members: of the cell that took part.
         accuracy: test accuracy, 0 to 1.
@@ -61,6 +62,7 @@ class Estimate(NamedTuple):
     """
 
     cell: str
+    variant: str
     setting: int | float | str
     members: int
     accuracy: float
@@ -72,14 +74,42 @@ class Estimate(NamedTuple):
 
 
 def compare(
-    cell: str, setting: int | float | str, found: Replicates, reference: Replicates
+    cell: str,
+    setting: int | float | str,
+    found: Replicates,
+    reference: Replicates,
+    variant: str = "",
 ) -> Estimate:
     """The row of a cell from two numbers of the same members."""
     gain = found.minus(reference)
     return Estimate(
-        cell, setting, len(found.left_out), found.whole, found.stderr,
+        cell, variant, setting, len(found.left_out), found.whole, found.stderr,
         reference.whole, reference.stderr, gain.whole, gain.stderr,
     )  # fmt: skip
+
+
+def compare_members(
+    cells: Iterable[tuple[str, Int[np.ndarray, " n"]]],
+    setting: int | float | str,
+    found: Float[np.ndarray, " m"],
+    reference: Float[np.ndarray, " m"],
+    variant: str = "",
+) -> Iterator[Estimate]:
+    """The rows of cells from two values a member; one that lacks a value takes no part.
+
+    Args:
+        cells: with the places of their members.
+        setting: what was varied.
+        found: NaN for members that diverged on the way.
+        reference: what each is compared with.
+        variant: of the study.
+    """
+    known = np.isfinite(found) & np.isfinite(reference)
+    for cell, places in cells:
+        kept = places[known[places]]
+        if kept.size:
+            pair = Replicates.means(found[kept]), Replicates.means(reference[kept])
+            yield compare(cell, setting, *pair, variant)
 
 
 def leaving_out(count: int) -> list[Int[np.ndarray, " n"]]:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from zoogen.errors import ConfigError, NotFoundError
+from zoogen.progress import Advance, Reporter, silent
 from zoogen.report import ReportData, data_of
 from zoogen.studies.averaging import average_seeds, average_snapshots, ensemble
-from zoogen.studies.cohort import Subjects, subjects
+from zoogen.studies.cohort import subjects
 from zoogen.studies.estimates import Estimate
 from zoogen.studies.pruning import prune
+from zoogen.studies.trainees import trainees
+from zoogen.studies.transfer import fine_tune
 
 if TYPE_CHECKING:
     from zoogen.zoo import Zoo
@@ -25,16 +28,23 @@ class Kind:
     """One kind of study.
 
     Attributes:
-        of_cohort: the estimates of a cohort, any order of cells and settings.
+        of_cohort: the estimates of a cohort, any order of cells; takes a :class:`Subjects`, or
+            a :class:`Trainees` where the study trains.
         definition: one line.
         setting: a setting in words, as a format.
         needs: what a cell must have to take part.
+        trains: whether members are trained on.
+        overridden: whether the user says on what and how, in the words of a config.
+        accuracy: whether the accuracies themselves are drawn, besides the gains.
     """
 
-    of_cohort: Callable[[Subjects], Iterable[Estimate]]
+    of_cohort: Callable[[Any], Iterable[Estimate]]
     definition: str
     setting: str
     needs: str
+    trains: bool = False
+    overridden: bool = False
+    accuracy: bool = False
 
 
 STUDIES = {
@@ -55,8 +65,15 @@ STUDIES = {
     ),
     "prune": Kind(
         prune,
-        "smallest weights over all layers set to zero, not retrained, against the member as it is",
-        "{:.0%} pruned", "a member that did not diverge",
+        "smallest weights set to zero: at once, against the member as it is; at once or gradually "
+        "and retrained, against the member retrained unpruned",
+        "{:.0%} pruned", "a member that did not diverge", trains=True,
+    ),
+    "fine-tune": Kind(
+        fine_tune,
+        "members trained on to another data set, against the same training from their "
+        "initialisation",
+        "after {}", "a member that did not diverge", trains=True, overridden=True, accuracy=True,
     ),
 }  # fmt: skip
 """Name → :class:`Kind`."""
@@ -93,25 +110,36 @@ class Study:
         """What was varied, in order."""
         return list(dict.fromkeys(self.table["setting"]))
 
+    @property
+    def variants(self) -> list[str]:
+        """Ways of doing it, in order; one empty text where there is one way."""
+        return list(dict.fromkeys(self.table["variant"]))
 
-def run_study(name: str, zoo: Zoo) -> Study:
+
+def run_study(
+    name: str, zoo: Zoo, overrides: Sequence[str] = (), reporter: Reporter = silent
+) -> Study:
     """Run a study on the test probe set of a zoo.
 
     Args:
         name: in :data:`STUDIES`.
         zoo: an open zoo, labelled.
+        overrides: ``section.key=value`` texts that say on what members are trained on.
+        reporter: shows progress; silent by default.
 
     Raises:
-        ConfigError: if there is no such study.
+        ConfigError: if there is no such study, or the overrides do not suit it.
         NotFoundError: if the zoo has no labels, or no cell has what the study needs.
         DataUnavailableError: if the data set can't be had.
     """
     kind = _kind(name)
+    if overrides and not kind.overridden:
+        raise ConfigError(f"study {name}: found --set {overrides[0]}, but it takes none; remove it")
     report = data_of(zoo)
-    found = pd.DataFrame(
-        [row for cohort in subjects(zoo) for row in kind.of_cohort(cohort)],
-        columns=list(Estimate._fields),
-    )
+    members = len(report.members) - int(report.members["diverged"].sum())
+    with reporter(name, members, "members") as advance:
+        rows = list(_estimates(kind, zoo, overrides, advance))
+    found = pd.DataFrame(rows, columns=list(Estimate._fields))
     if found.empty:
         raise NotFoundError(
             f"{zoo.path}: study {name}: found no cell with {kind.needs}; "
@@ -121,12 +149,22 @@ def run_study(name: str, zoo: Zoo) -> Study:
     found = found.sort_values("cell", key=report.cells.index.get_indexer, kind="stable")
     keys = ["phase", *(axis.key for axis in report.axes)]
     table = found[["cell"]].join(report.cells[keys], on="cell").join(found.drop(columns="cell"))
-    diverged = int(report.members["diverged"].sum())
     missing = tuple(cell for cell in report.cells.index if cell not in set(found["cell"]))
     return Study(
-        name, table.reset_index(drop=True), len(report.members) - diverged, diverged, missing,
-        report,
-    )  # fmt: skip
+        name, table.reset_index(drop=True), members, len(report.members) - members, missing, report
+    )
+
+
+def _estimates(
+    kind: Kind, zoo: Zoo, overrides: Sequence[str], advance: Advance
+) -> Iterator[Estimate]:
+    if kind.trains:
+        for people in trainees(zoo, overrides, advance):
+            yield from kind.of_cohort(people)
+        return
+    for cohort in subjects(zoo):
+        yield from kind.of_cohort(cohort)
+        advance(len(cohort.cells))
 
 
 def _kind(name: str) -> Kind:

@@ -1,4 +1,4 @@
-"""Train one block of members: from initialisation to the end, snapshot by snapshot.
+"""Train members: a block from initialisation to the end, or any further from given weights.
 
 The program is called for short spans of steps, so that progress can be shown and a killed run
 can resume from its last checkpoint. Where spans are cut has no influence on the result.
@@ -9,14 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Float32, Int
 
 from zoogen.config import Config
 from zoogen.data import Dataset
@@ -27,6 +27,7 @@ from zoogen.population import share
 from zoogen.train.program import (
     MemberInput,
     MemberState,
+    Program,
     Recipe,
     Span,
     TrainingData,
@@ -139,9 +140,7 @@ def train_block(
         while progress.position < stop:
             target = cuts.next(int(progress.position), stop)
             span = Span(jnp.int32(progress.position), jnp.int32(target))
-            with cuts.timed():
-                state = program.advance((given, progress.state), (data, span))
-                jax.block_until_ready(state)
+            state = _advanced(program, (given, progress.state), (data, span), cuts)
             on_members(per_step * (target - int(progress.position)))
             progress = progress._replace(state=state, position=np.int64(target))
             checkpoint.save_if_due(progress, target)
@@ -149,6 +148,74 @@ def train_block(
             weights = recipe.net.spec.flatten(progress.state.params)
             progress.snapshots[:, index] = np.asarray(weights)
     return _finish(recipe, progress, len(members))
+
+
+def initial_weights(recipe: Recipe, members: Sequence[Member]) -> Float32[np.ndarray, "m p"]:
+    """The flat weights from which members of a recipe start."""
+    state = make_program(recipe).start(member_input(members), None)
+    return np.asarray(recipe.net.spec.flatten(state.params))
+
+
+def continue_training(
+    recipe: Recipe,
+    data: TrainingData,
+    members: Sequence[Member],
+    weights: Float32[np.ndarray, "m p"],
+    mask: Bool[np.ndarray, "m p"] | None = None,
+    steps: Sequence[int] | None = None,
+    on_members: Callable[[float], None] = lambda members: None,
+) -> Float32[np.ndarray, "m s p"]:
+    """Train members from given weights through a stretch of their recipe.
+
+    Learning rate and order of images are those of that stretch; the optimiser starts anew, and
+    no loss target ends it early. A member's result does not depend on the others.
+
+    Args:
+        recipe: the static description.
+        data: what :func:`training_data` returned for the recipe.
+        members: who they are: their keys and per-member hyper-parameters.
+        weights: from where they go on; NaN where a member diverged.
+        mask: weights that there are; all others are zero from the first step on and stay it.
+        steps: where to begin, then where weights are returned, in growing order; by default the
+            begin and the end of the recipe.
+        on_members: called with the work just done, in members; it sums to their number.
+
+    Returns:
+        The flat weights at every step but the first; NaN for a member that diverged.
+
+    Reference:
+        Renda, Frankle and Carbin, Comparing rewinding and fine-tuning in neural network pruning,
+        2020: *learning-rate rewinding* is a stretch that ends with the recipe.
+    """
+    train = recipe.train.model_copy(update={"stop_at_train_loss": None})
+    program, line = make_program(replace(recipe, train=train)), recipe.timeline
+    begin, *stops = (0, line.total_steps) if steps is None else steps
+    kept = None if mask is None else recipe.net.spec.unflatten(jnp.asarray(mask))
+    given = member_input(members)._replace(mask=kept)
+    state = program.restart((given, jnp.asarray(weights, jnp.float32)), None)
+    position, cuts, found = begin, _Cuts(line.steps_per_epoch), []
+    for stop in stops:
+        while position < stop:
+            target = cuts.next(position, stop)
+            span = Span(jnp.int32(position), jnp.int32(target))
+            state = _advanced(program, (given, state), (data, span), cuts)
+            on_members(len(members) * (target - position) / (stops[-1] - begin))
+            position = target
+        found.append(np.asarray(recipe.net.spec.flatten(state.params)))
+    return np.stack(found, axis=1)
+
+
+def _advanced(
+    program: Program,
+    member: tuple[MemberInput, MemberState],
+    shared: tuple[TrainingData, Span],
+    cuts: _Cuts,
+) -> MemberState:
+    """The members after a span, whose time sets the length of the next one."""
+    with cuts.timed():
+        state: MemberState = program.advance(member, shared)
+        jax.block_until_ready(state)
+    return state
 
 
 class _Progress(NamedTuple):

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, UInt32
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from zoogen.config import NetworkConfig, TrainConfig
 from zoogen.data import augment, noisy_labels, normalise
@@ -35,10 +35,13 @@ class MemberInput(NamedTuple):
     Attributes:
         words: identity from which all its keys are derived.
         values: its per-member hyper-parameters by dotted key.
+        mask: which weights there are; the others stay zero. All of them without one, which
+            costs nothing: a program that is given no mask has none.
     """
 
     words: UInt32[Array, "2"]
     values: Mapping[str, Float[Array, ""]]
+    mask: Mapping[str, Bool[Array, "..."]] | None = None
 
 
 class MemberState(NamedTuple):
@@ -110,11 +113,13 @@ class Program(NamedTuple):
     """The compiled functions of a recipe, over members.
 
     Attributes:
-        start: ``(MemberInput, None) → MemberState``.
+        start: ``(MemberInput, None) → MemberState``, at initialisation.
+        restart: ``((MemberInput, weights), None) → MemberState``, at given flat weights.
         advance: ``((MemberInput, MemberState), (TrainingData, Span)) → MemberState``.
     """
 
     start: MemberFunction
+    restart: MemberFunction
     advance: MemberFunction
 
 
@@ -123,7 +128,9 @@ def make_program(recipe: Recipe) -> Program:
     """The program of a recipe; recipes that differ in initialisation share ``advance``."""
     network = recipe.network.model_copy(update={"init": "he_normal", "init_scale": 1.0})
     return Program(
-        over_members(partial(start_member, recipe)), _advance(replace(recipe, network=network))
+        start=over_members(partial(start_member, recipe)),
+        restart=over_members(partial(restart_member, recipe)),
+        advance=_advance(replace(recipe, network=network)),
     )
 
 
@@ -136,7 +143,18 @@ def _advance(recipe: Recipe) -> MemberFunction:
 def start_member(recipe: Recipe, member: MemberInput, _shared: None) -> MemberState:
     """A member at initialisation."""
     key = key_for(recipe.root, member.words, Purpose.INIT)
-    params = recipe.net.init(key, member.values["network.init_scale"])
+    return _untrained(recipe, member, recipe.net.init(key, member.values["network.init_scale"]))
+
+
+def restart_member(
+    recipe: Recipe, member: tuple[MemberInput, Float[Array, " p"]], _shared: None
+) -> MemberState:
+    """A member at given weights, its optimiser as at initialisation."""
+    given, weights = member
+    return _untrained(recipe, given, _masked(given, recipe.net.spec.unflatten(weights)))
+
+
+def _untrained(recipe: Recipe, member: MemberInput, params: Params) -> MemberState:
     epochs = recipe.timeline.n_epochs
     return MemberState(
         params=params,
@@ -191,7 +209,8 @@ def _run_epoch(
         updates, optimizer = _optimizer(recipe.train, member, factor).update(
             gradient, optimizer, params
         )
-        return optax.apply_updates(params, updates), optimizer, loss_sum + loss, hits + correct
+        params = _masked(member, optax.apply_updates(params, updates))
+        return params, optimizer, loss_sum + loss, hits + correct
 
     low = jnp.maximum(span.start - begin, 0)
     high = jnp.minimum(span.stop - begin, per_epoch)
@@ -204,6 +223,13 @@ def _run_epoch(
         hits=state.hits.at[epoch].add(hits),
     )
     return _end_epoch(recipe, epoch, high == per_epoch, state)
+
+
+def _masked(member: MemberInput, params: Params) -> Params:
+    """The weights with zeros where the mask has none, whatever momentum carries there."""
+    if member.mask is None:
+        return params
+    return {name: jnp.where(member.mask[name], leaf, 0) for name, leaf in params.items()}
 
 
 def _batch(

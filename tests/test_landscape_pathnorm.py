@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from zoogen.config import NetworkConfig
-from zoogen.landscape.pathnorm import path_norm, relu_twin
-from zoogen.networks import Network, build_network, layers
+from zoogen.landscape.pathnorm import path_norm
+from zoogen.networks import Network, build_network, layers, path_twin
 
 Node = tuple
 Edges = dict[Node, list[tuple[Node, float]]]
@@ -100,7 +100,7 @@ def network_and_params(config: NetworkConfig, size: int, seed: int):
 
 @lru_cache
 def norm_of(network: Network) -> Callable[[dict], jax.Array]:
-    linear = relu_twin(network)
+    linear = path_twin(network)
     return jax.jit(lambda params: path_norm(linear, params, network.image_shape))
 
 

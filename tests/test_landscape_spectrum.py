@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from zoogen.landscape import cross_entropy, lanczos
-from zoogen.landscape.curvature import hessian_product, mean_and_stderr
+from zoogen.landscape.curvature import hessian_product
 from zoogen.landscape.spectrum import quadrature, ritz_extremes, spectral_density, spectral_moment
+from zoogen.landscape.stderr import mean_and_stderr
 
 STARTS, STEPS, TOP = 24, 30, 5
 

@@ -38,7 +38,11 @@ class Measurement:
         arrays: metric → values, float32; NaN where a member diverged.
         dims: metric → names of its axes.
         coords: axis → labels, for axes whose places have a meaning: ``t`` and ``layer``.
-        info: what was done → counts and seconds: probes, products, examples, steps, rows.
+        info: what it cost. ``seconds``: spent on programs over ``members`` and ``pairs`` (compiling
+            included), and ``per_member`` and ``per_pair``, all snapshots together.
+            ``gradient_evaluations``: group → their number for one member or pair at one snapshot.
+            Then metric → how they came about: ``gradient_evaluations``, ``examples`` of each, and
+            probes or steps.
     """
 
     arrays: Arrays
@@ -213,10 +217,21 @@ def _take(
     end = time.perf_counter()
     taken = Taken(task, cohort.weights, cohort.pairs, member, pair)
     arrays: Arrays = {}
-    info: Info = {"seconds": {"members": middle - begin, "pairs": end - middle}}
+    info: Info = {
+        "seconds": {
+            "members": middle - begin,
+            "pairs": end - middle,
+            "per_member": (middle - begin) / max(1, len(cohort.weights)),
+            "per_pair": (end - middle) / max(1, len(cohort.pairs)),
+        },
+        "gradient_evaluations": {},
+    }
     for name in groups:
         arrays |= GROUPS[name].finish(taken)
-        info |= GROUPS[name].cost(task)
+        spent = GROUPS[name].cost(task)
+        total = sum(counts["gradient_evaluations"] for counts in spent.values())
+        info["gradient_evaluations"][name] = total
+        info |= spent
     return arrays, info
 
 

@@ -30,6 +30,7 @@ from zoogen.landscape import (
     seed_pairs,
 )
 from zoogen.landscape.calibration import MARGIN_QUANTILES
+from zoogen.landscape.curvature import hessian_product
 from zoogen.networks import build_network
 
 M, S, P = 4, 2, 35
@@ -140,8 +141,8 @@ def test_table_is_complete():
         if metric.error not in WITHOUT_ERROR:
             bound = METRICS[metric.error]
             assert (bound.group, bound.axes, bound.unit) == (metric.group, metric.axes, metric.unit)
-            assert bound.error == "is error"
-    errors = {name for name, metric in METRICS.items() if metric.error == "is error"}
+            assert bound.is_error
+    errors = {name for name, metric in METRICS.items() if metric.is_error}
     assert errors == {metric.error for metric in METRICS.values()} - set(WITHOUT_ERROR)
 
 
@@ -330,6 +331,48 @@ def test_planted_permutations_leave_no_barrier_after_alignment():
         assert found[f"barrier_{name}_aligned"].max() < 1e-4
     assert found["weight_distance"][0, 0] > 1
     assert found["weight_distance_aligned"][0, 0] == 0
+
+
+FAMILIES = {
+    "cnn": (NetworkConfig(family="cnn", width=3, depth=2, padding="same", activation="tanh"), 6),
+    "lenet": (NetworkConfig(family="lenet", width=2, activation="tanh"), 20),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_measured_in_every_respect(family):
+    """And its curvature is that of its dense Hessian."""
+    config, side = FAMILIES[family]
+    network = build_network(config, (1, side, side), 3)
+    rng, size = np.random.default_rng(2), network.spec.size
+    train, test = (
+        Split(rng.normal(size=(n, 1, side, side)).astype(np.float32),
+              rng.integers(0, 3, n).astype(np.int32))
+        for n in (50, 20)
+    )  # fmt: skip
+    dataset = replace(DATASET, train=train, test=test, mean=np.zeros(1, np.float32),
+                      std=np.ones(1, np.float32))  # fmt: skip
+    weights = (rng.normal(size=(2, 2, size)) / 2).astype(np.float32)
+    found = measure_cohort(network, dataset, DATA, LANDSCAPE, weights, seed_pairs(["a", "a"]),
+                           np.zeros(2), WORDS[:2], groups=GROUPS)  # fmt: skip
+    missing = MISSING | OF_NOISE | SOMETIMES_MISSING | {"gradient_noise_scale"}
+    for name, values in found.arrays.items():
+        assert np.isfinite(values).all() or name in missing, name
+    assert found.coords["hidden"] == tuple(network.spec.groups)
+
+    def loss(w: jax.Array) -> jax.Array:
+        logits = network.apply(network.spec.unflatten(w), jnp.asarray(train.images[:16]))
+        return cross_entropy(logits, jnp.asarray(train.labels[:16]))
+
+    product = hessian_product(loss, jnp.asarray(weights[1, 1]))
+    hessian = jax.jit(lambda v: jax.lax.map(product, v))(jnp.eye(size))
+    spectrum = np.linalg.eigvalsh(np.asarray(hessian, np.float64))
+    here = {name: values[1, 1] for name, values in found.arrays.items()
+            if METRICS[name].group == "curvature"}  # fmt: skip
+    error = abs(here["hessian_trace"] - spectrum.sum())
+    assert error <= 3.5 * here["hessian_trace_stderr"]
+    assert here["hessian_top"] == pytest.approx(spectrum[-1], rel=0.01)
 
 
 @pytest.mark.slow

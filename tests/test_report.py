@@ -516,7 +516,7 @@ def test_card_gives_ranges_of_finite_values() -> None:
     data.members["cka"] = 0.5  # a zoo gives members the mean over their pairs
     data.members["weight_norm"] = np.r_[np.nan, np.inf, np.arange(34.0)]
     card = datacard(data)
-    assert "| `weight_norm` |  | members | 34 of 36 | 0 | 16.5 | 33 | Euclidean norm" in card
+    assert "| `weight_norm` |  | members | 34 of 36 | 0 | 16.5 | 33 | – | Euclidean norm" in card
     assert "| `cka` |  | cells | 12 of 12 |" in card
     assert card.count("| `cka` |") == 1
     assert "| `seed` |" not in card

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +15,7 @@ from zoogen.config import FIRST_GROUPS
 from zoogen.estimate import Estimate
 from zoogen.grid import MEMBER_LIMIT
 from zoogen.labelling import BEFORE
-from zoogen.landscape import GROUPS, METRICS, WITHOUT_ERROR, Metric
+from zoogen.landscape import GROUPS, METRICS, NOTES, WITHOUT_ERROR, Metric
 from zoogen.phases import CkaCut, ConnectivityCut, Coverage, Cut, Rule, load_rule, rule_names, tally
 from zoogen.store import Problem
 from zoogen.zoo import Zoo
@@ -346,6 +347,7 @@ def metrics_markdown() -> str:
             cells = (f"`{m.name}`", m.definition, m.unit, f"{low} … {high}", ", ".join(m.axes),
                      error, m.cost, symmetric, m.reference)  # fmt: skip
             lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "## Notes", *(f"\n{textwrap.fill(note, 100)}" for note in NOTES)]
     return "\n".join(lines)
 
 

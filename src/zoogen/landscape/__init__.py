@@ -9,7 +9,7 @@ from zoogen.landscape.connectivity import (
 )
 from zoogen.landscape.curvature import hessian_trace, lanczos, top_eigenvalue
 from zoogen.landscape.measure import Measurement, measure_cohort, seed_pairs
-from zoogen.landscape.metrics import GROUPS, METRICS, WITHOUT_ERROR, Metric
+from zoogen.landscape.metrics import GROUPS, METRICS, NOTES, WITHOUT_ERROR, Metric
 from zoogen.landscape.performance import cross_entropy, error_percent
 from zoogen.landscape.representations import debiased_cka
 from zoogen.landscape.similarity import (
@@ -24,6 +24,7 @@ __all__ = [
     "CURVE_POINTS",
     "GROUPS",
     "METRICS",
+    "NOTES",
     "WITHOUT_ERROR",
     "Measurement",
     "Metric",

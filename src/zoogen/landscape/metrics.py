@@ -43,6 +43,11 @@ class Metric:
     cost: str = "0"
     permutation_symmetric: bool = True
 
+    @property
+    def is_error(self) -> bool:
+        """Whether it is the error of another metric."""
+        return self.error == "is error"
+
 
 WITHOUT_ERROR = {
     "on probe": "exact on the probe set, and no mean over it",
@@ -267,6 +272,28 @@ METRICS: dict[str, Metric] = {metric.name: metric for metric in _ROWS}
 
 GROUPS: tuple[str, ...] = tuple(dict.fromkeys(metric.group for metric in _ROWS))
 """Names of the groups, in order."""
+
+
+NOTES: tuple[str, ...] = (
+    "Standard errors take the examples of a probe set as a sample of all there are; the members, "
+    "curves and probes are given. Errors of curves, barriers and agreement come from what "
+    "happens to each example at both places, not from two separate errors.",
+    "`cka` is what phase rules use. With few examples for the features it is biased upwards, "
+    "`cka_debiased` rests on unbiased estimates. Of maps, every position of a unit is a feature of "
+    "its own (Kornblith et al., 2019): images are independent examples, positions of one image are "
+    "not.",
+    "`learning_order` at a snapshot knows that snapshot and those before it, so it is coarse at "
+    "first: at initialisation it compares which examples are right by chance.",
+    "`path_norm` counts a pooled mean as a weight, a maximum as a sum, a residual as a weight "
+    "of 1.",
+    "Lanczos and the Hutchinson trace are our own code. matfree 0.6.3 equals them to rounding on "
+    "spectra without repeats, leaves neighbours alone under `vmap` and `lax.map`, and takes 0.7 "
+    "to 1.5 of the time. But where the Krylov space is exhausted before the steps are, it goes on "
+    "in rounding: with two distinct eigenvalues its top one is off by 7.9 times the largest, with "
+    "one by 180 times, and a Hessian of zeros gives NaN; ours stays within 3e-7. A member whose "
+    "units are all dead has such a Hessian (`benchmarks/matfree_comparison.py`).",
+)
+"""How the numbers are meant, for the page of metrics."""
 
 
 def checked_groups(groups: Iterable[str]) -> tuple[str, ...]:

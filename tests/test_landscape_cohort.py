@@ -219,6 +219,7 @@ def test_costs_are_those_of_the_table(measured):
     seconds = info["seconds"]
     assert seconds["per_member"] == seconds["members"] / M > 0
     assert seconds["per_pair"] == seconds["pairs"] / len(PAIRS) > 0
+    assert seconds["host"] > 0
 
 
 def test_errors_of_curves_and_barriers_are_those_of_paired_examples():

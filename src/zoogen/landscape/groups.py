@@ -78,7 +78,7 @@ EIGENVALUES = 5
 """How many of the largest eigenvalues are stored."""
 
 GRADIENTS_PER_PRODUCT = 2
-"""Gradient evaluations that a Hessian product costs about as much as."""
+"""Gradient evaluations that a Hessian product counts as (1.6 to 1.8 in operations)."""
 
 
 def _krylov(task: Task) -> int:

@@ -190,6 +190,29 @@ def test_a_zoo_without_the_metrics_of_a_rule_is_unlabelled_not_lost(
         assert set(zoo.members["phase"]) == {expected}
 
 
+def test_cells_of_one_member_lack_what_needs_two_and_say_so(
+    tiny_config: Path, tmp_path: Path
+) -> None:
+    groups = ["performance", "connectivity", "similarity", "alignment", "representations"]
+    config = load_config(
+        tiny_config,
+        [
+            "grid.seeds=1",
+            "grid.axes.network.width=[8]",
+            "train.epochs=20",
+            "train.snapshots=[]",
+            f"landscape.metrics={groups}",
+        ],
+    )
+    zoo = factory.generate(config, tmp_path / "z.zarr")
+    assert zoo.members["test_accuracy"].notna().all()
+    for name in ("mode_connectivity", "cka", "cka_debiased", "learning_order", "weight_distance"):
+        assert zoo.members[name].isna().all(), name
+    assert zoo.trajectory("layer_cka_debiased").empty
+    assert set(zoo.cells["phase"]) == {"unlabelled"}
+    assert zoo.cells["reason"].str.contains("pairs need two trained members").all()
+
+
 def test_a_member_that_computes_nothing_finite_failed(tiny_config: Path, tmp_path: Path) -> None:
     """One step with a huge rate leaves finite weights whose logits are not."""
     config = load_config(

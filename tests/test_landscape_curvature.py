@@ -114,7 +114,7 @@ def test_trace_lies_within_three_standard_errors(case):
     assert (np.abs(case.traces - case.spectrum.sum()) <= 3 * case.stderrs).all()
 
 
-@pytest.mark.parametrize("name", ["mlp", "negative"])
+@pytest.mark.parametrize("name", ["mlp", "cnn", "negative"])
 def test_standard_error_covers_the_trace_as_often_as_it_says(name):
     loss, w = CASES[name]()
     truth = np.trace(dense_hessian(loss, w))

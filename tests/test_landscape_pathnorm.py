@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from zoogen.config import NetworkConfig
-from zoogen.landscape.pathnorm import path_norm, relu_twin
-from zoogen.networks import Network, build_network, layers
+from zoogen.landscape.pathnorm import path_norm
+from zoogen.networks import Network, build_network, layers, path_twin
 
 Node = tuple
 Edges = dict[Node, list[tuple[Node, float]]]
@@ -62,10 +62,13 @@ def conv(
 
 
 def windows(edges: Edges, name: str, maps: dict, size: int, weight: float) -> dict:
-    """One node per window, all of whose entries lead to it."""
+    """One node per full window, all of whose entries lead to it."""
     found = {}
+    full = (1 + max(row for _, row, _ in maps)) // size
     for (c, y, x), node in maps.items():
         place = (c, y // size, x // size)
+        if max(place[1:]) >= full:
+            continue
         found[place] = (name, *place)
         edges.setdefault((name, *place), []).append((node, weight))
     return found
@@ -92,6 +95,15 @@ def cnn_paths(params: dict, size: int, padding: int) -> float:
     return total(edges, dense(edges, "output", list(pooled.values()), params))
 
 
+def lenet_paths(params: dict, size: int) -> float:
+    edges: Edges = {}
+    maps = conv(edges, "conv0", image_nodes(size), params, 1, 0)
+    maps = conv(edges, "conv1", windows(edges, "max0", maps, 2, 1.0), params, 1, 0)
+    maps = conv(edges, "conv2", windows(edges, "max1", maps, 2, 1.0), params, 1, 0)
+    flat = [maps[place] for place in sorted(maps)]  # by channel, row, column
+    return total(edges, dense(edges, "output", dense(edges, "hidden", flat, params), params))
+
+
 def network_and_params(config: NetworkConfig, size: int, seed: int):
     network = build_network(config, (1, size, size), 2)
     w = np.random.default_rng(seed).normal(size=network.spec.size).astype(np.float32)
@@ -100,7 +112,7 @@ def network_and_params(config: NetworkConfig, size: int, seed: int):
 
 @lru_cache
 def norm_of(network: Network) -> Callable[[dict], jax.Array]:
-    linear = relu_twin(network)
+    linear = path_twin(network)
     return jax.jit(lambda params: path_norm(linear, params, network.image_shape))
 
 
@@ -117,6 +129,16 @@ CASES: dict[str, tuple[NetworkConfig, int, Callable[[dict], float]]] = {
         lambda p: cnn_paths(p, 5, 1),
     ),
     "cnn valid": (NetworkConfig(family="cnn", width=2, depth=2), 7, lambda p: cnn_paths(p, 7, 0)),
+    "lenet": (
+        NetworkConfig(family="lenet", width=1, activation="tanh"),
+        20,
+        lambda p: lenet_paths(p, 20),
+    ),
+    "lenet, a row left over": (
+        NetworkConfig(family="lenet", width=1),
+        21,
+        lambda p: lenet_paths(p, 21),
+    ),
 }
 
 
@@ -155,6 +177,14 @@ def test_residuals_and_maxima_are_paths_too():
     expected = total(edges, dense(edges, "output", list(pooled.values()), params))
     found = jax.jit(lambda params: path_norm(linear, params, (1, 4, 4)))(params)
     assert found == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_path_norm_bounds_a_network_with_maxima(seed):
+    network, params = network_and_params(NetworkConfig(family="lenet", width=2), 20, seed)
+    x = np.random.default_rng(seed).uniform(-1, 1, (50, 1, 20, 20)).astype(np.float32)
+    outputs = np.abs(jax.jit(network.apply)(params, x)).sum(axis=1)
+    assert (outputs <= float(norm_of(network)(params))).all()
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

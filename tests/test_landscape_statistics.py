@@ -1,10 +1,11 @@
-"""Similarity, performance and weight statistics in closed form."""
+"""Similarity, performance, weight statistics and standard errors in closed form."""
 
 from __future__ import annotations
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 from zoogen.landscape import (
     cosine_distance,
@@ -13,7 +14,17 @@ from zoogen.landscape import (
     layer_rotation,
     linear_cka,
     prediction_agreement,
+    prediction_divergence,
+    rank_correlation,
     weight_norm,
+)
+from zoogen.landscape.similarity import accessibility, rank_scores
+from zoogen.landscape.stderr import (
+    combination_stderr,
+    covariance_of_means,
+    jackknife_stderr,
+    mean_and_stderr,
+    share_stderr,
 )
 from zoogen.params import Axis, ParamSpec
 
@@ -63,6 +74,67 @@ def test_agreement_counts_equal_classes_and_refuses_nan():
     y[0, 3] = [1, 0, 0, 0]
     y[1, 0, 0] = np.nan
     np.testing.assert_array_equal(prediction_agreement(x, y), [0.75, np.nan])
+
+
+def test_divergence_of_known_probabilities():
+    p, q = np.array([[0.5, 0.5], [0.9, 0.1]]), np.array([[0.5, 0.5], [0.2, 0.8]])
+    middle = (p + q) / 2
+    each = (np.sum(p * np.log(p / middle), 1) + np.sum(q * np.log(q / middle), 1)) / 2
+    for x, y in ((np.log(p), np.log(q) + 7), (np.log(q), np.log(p))):
+        mean, stderr = prediction_divergence(x, y)
+        assert mean == pytest.approx(each.mean())
+        assert stderr == pytest.approx(each.std(ddof=1) / np.sqrt(2))
+
+
+def test_divergence_lies_between_nothing_and_a_bit_and_refuses_nan():
+    sure = 1e4 * np.eye(3, dtype=np.float32)
+    x = np.stack([sure, sure, np.where(np.eye(3, dtype=bool), np.nan, sure)])
+    mean, stderr = prediction_divergence(x, np.stack([sure, sure[[1, 2, 0]], sure]))
+    np.testing.assert_allclose(mean, [0, np.log(2), np.nan], atol=1e-7)
+    np.testing.assert_allclose(stderr, [0, 0, np.nan], atol=1e-7)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_rank_correlation_is_that_of_spearman_with_ties(seed):
+    x, y = np.random.default_rng(seed).integers(0, 4, (2, 50)).astype(float)
+    found, _ = rank_correlation(rank_scores(x), rank_scores(x + y))
+    assert found == pytest.approx(spearmanr(x, x + y).statistic)
+
+
+def test_rank_correlation_of_constant_or_unknown_values_is_undefined_alone():
+    values = np.stack([X[:, 0], np.ones(200), np.where(np.arange(200) == 3, np.nan, X[:, 0])])
+    found, stderr = rank_correlation(rank_scores(values), rank_scores(np.stack([X[:, 0]] * 3)))
+    np.testing.assert_allclose(found, [1, np.nan, np.nan])
+    np.testing.assert_allclose(stderr, [0, np.nan, np.nan], atol=1e-9)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_error_of_a_rank_correlation_covers_the_truth_as_often_as_it_says(seed):
+    rng, runs, rho = np.random.default_rng(seed), 300, 0.5
+    x = rng.normal(size=(runs, 200))
+    y = rho * x + np.sqrt(1 - rho**2) * rng.normal(size=x.shape)
+    found, stderr = rank_correlation(rank_scores(x), rank_scores(y))
+    truth = 6 / np.pi * np.arcsin(rho / 2)  # of normal variables (Pearson, 1907)
+    assert 0.88 <= np.mean(np.abs(found - truth) <= 1.96 * stderr) <= 0.99
+
+
+def test_accessibility_looks_back_alone():
+    right = np.array([[0, 1, 1], [1, 1, 0], [1, 1, np.nan]])
+    expected = np.array([[0, 1, 1], [1 / 2, 1, 1 / 2], [2 / 3, 1, np.nan]])
+    for known in (1, 2, 3):
+        np.testing.assert_allclose(accessibility(right[:known]), expected[:known])
+
+
+def test_errors_agree_with_one_another():
+    """A share is a mean, a difference of means is a mean, and both have jackknives."""
+    hits = (RNG.random((2, 60)) < [[0.3], [0.8]]).astype(float)
+    mean, stderr = mean_and_stderr(hits)
+    np.testing.assert_allclose(share_stderr(mean, 60), stderr)
+    _, expected = mean_and_stderr(hits[0] - hits[1])
+    combined = combination_stderr(np.array([1.0, -1.0]), covariance_of_means(hits))
+    assert combined == pytest.approx(expected)
+    left_out = (hits.sum(axis=1, keepdims=True) - hits) / 59
+    np.testing.assert_allclose(jackknife_stderr(left_out), stderr)
 
 
 def test_cross_entropy_of_known_probabilities():

@@ -533,8 +533,11 @@ def test_card_gives_ranges_of_finite_values() -> None:
     data = sample()
     data.members["cka"] = 0.5  # a zoo gives members the mean over their pairs
     data.members["weight_norm"] = np.r_[np.nan, np.inf, np.arange(34.0)]
+    data.members["fisher_trace"], data.members["fisher_trace_stderr"] = 2.0, 0.25
     card = datacard(data)
-    assert "| `weight_norm` |  | members | 34 of 36 | 0 | 16.5 | 33 | Euclidean norm" in card
+    assert "| `fisher_trace` | nats | members | 36 of 36 | 2 | 2 | 2 | 0.25 |" in card
+    assert "| `fisher_trace_stderr` |" not in card
+    assert "| `weight_norm` |  | members | 34 of 36 | 0 | 16.5 | 33 | – | Euclidean norm" in card
     assert "| `cka` |  | cells | 12 of 12 |" in card
     assert card.count("| `cka` |") == 1
     assert "| `seed` |" not in card

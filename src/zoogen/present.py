@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +15,7 @@ from zoogen.config import FIRST_GROUPS
 from zoogen.estimate import Estimate
 from zoogen.grid import MEMBER_LIMIT
 from zoogen.labelling import BEFORE
-from zoogen.landscape import GROUPS, METRICS
+from zoogen.landscape import GROUPS, METRICS, NOTES, WITHOUT_ERROR, Metric
 from zoogen.phases import CkaCut, ConnectivityCut, Coverage, Cut, Rule, load_rule, rule_names, tally
 from zoogen.refinement import Proposal
 from zoogen.store import Problem
@@ -341,8 +342,14 @@ def metrics_text() -> str:
         lines.append(f"{group}{' (taken by default)' if group in FIRST_GROUPS else ''}")
         for metric in (m for m in METRICS.values() if m.group == group):
             unit = f" [{metric.unit}]" if metric.unit else ""
-            lines.append(f"  {metric.name:<30}{metric.definition}{unit}")
+            facts = f"error: {_error(metric)}; gradients: {metric.cost}"
+            lines += [f"  {metric.name:<34}{metric.definition}{unit}", f"  {'':<34}{facts}"]
     return "\n".join(lines)
+
+
+def _error(metric: Metric) -> str:
+    """The metric that holds the error, or why there is none."""
+    return WITHOUT_ERROR.get(metric.error, metric.error)
 
 
 def metrics_markdown() -> str:
@@ -351,19 +358,26 @@ def metrics_markdown() -> str:
         "# Metrics", "",
         "Made by `zoogen metrics --markdown` from `zoogen.landscape.METRICS`. Groups are chosen by",
         "`[landscape] metrics = [...]` in a config or `zoogen measure ZOO --metrics a,b`.",
-        "*Symmetric*: unchanged when the hidden units of one member are reordered.",
+        "*Error*: the metric that holds the standard error (of an eigenvalue, a bound), or why",
+        "there is none. *Gradients*: gradient evaluations for one member or pair at one snapshot,",
+        "by the settings of `[landscape]`; a Hessian product counts as two, and `with NAME` adds",
+        "none to that metric's. What a run took, in evaluations and seconds, stands under `cost`",
+        "in the manifest. *Symmetric*: unchanged when the hidden units of one member are",
+        "reordered.",
     ]  # fmt: skip
     for group in GROUPS:
         default = ", taken by default" if group in FIRST_GROUPS else ""
         lines += ["", f"## {group}{default}", "",
-                  "| name | definition | unit | range | axes | symmetric | reference |",
-                  "|---|---|---|---|---|---|---|"]  # fmt: skip
+                  "| name | definition | unit | range | axes | error | gradients | symmetric | "
+                  "reference |", "|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
         for m in (m for m in METRICS.values() if m.group == group):
             low, high = ("" if end is None else f"{end:g}" for end in (m.low, m.high))
             symmetric = "yes" if m.permutation_symmetric else "no"
+            error = f"`{m.error}`" if m.error in METRICS else _error(m)
             cells = (f"`{m.name}`", m.definition, m.unit, f"{low} … {high}", ", ".join(m.axes),
-                     symmetric, m.reference)  # fmt: skip
+                     error, m.cost, symmetric, m.reference)  # fmt: skip
             lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "## Notes", *(f"\n{textwrap.fill(note, 100)}" for note in NOTES)]
     return "\n".join(lines)
 
 

@@ -170,8 +170,8 @@ class TrainConfig(Section):
 
 MetricGroup = Literal[
     "performance", "curvature", "connectivity", "similarity", "weights",
-    "alignment", "gradients", "sharpness", "capacity", "collapse", "activations", "complexity",
-    "calibration",
+    "alignment", "representations", "gradients", "sharpness", "capacity", "collapse",
+    "activations", "complexity", "calibration",
 ]  # fmt: skip
 FIRST_GROUPS: tuple[MetricGroup, ...] = (
     "performance", "curvature", "connectivity", "similarity", "weights",

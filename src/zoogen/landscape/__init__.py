@@ -9,19 +9,28 @@ from zoogen.landscape.connectivity import (
 )
 from zoogen.landscape.curvature import hessian_trace, lanczos, top_eigenvalue
 from zoogen.landscape.measure import Measurement, measure_cohort, seed_pairs
-from zoogen.landscape.metrics import GROUPS, METRICS, Metric
+from zoogen.landscape.metrics import GROUPS, METRICS, NOTES, WITHOUT_ERROR, Metric
 from zoogen.landscape.performance import cross_entropy, error_percent
-from zoogen.landscape.similarity import linear_cka, prediction_agreement
+from zoogen.landscape.representations import debiased_cka
+from zoogen.landscape.similarity import (
+    linear_cka,
+    prediction_agreement,
+    prediction_divergence,
+    rank_correlation,
+)
 from zoogen.landscape.weights import cosine_distance, layer_rotation, weight_norm
 
 __all__ = [
     "CURVE_POINTS",
     "GROUPS",
     "METRICS",
+    "NOTES",
+    "WITHOUT_ERROR",
     "Measurement",
     "Metric",
     "cosine_distance",
     "cross_entropy",
+    "debiased_cka",
     "error_percent",
     "farthest_point",
     "hessian_trace",
@@ -32,6 +41,8 @@ __all__ = [
     "measure_cohort",
     "mode_connectivity",
     "prediction_agreement",
+    "prediction_divergence",
+    "rank_correlation",
     "seed_pairs",
     "top_eigenvalue",
     "train_curve",

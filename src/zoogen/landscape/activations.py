@@ -17,17 +17,18 @@ REGIMES = ("under-expressive", "critically-expressive", "sufficiently-expressive
 """What :func:`expressive_regime` counts."""
 
 
-def activation_sparsity(activations: Float[Array, "n u *hw"]) -> Float[Array, ""]:
-    """Share of activations that are off, over examples, units and positions, in [0, 1].
+def activation_sparsity(activations: Float[Array, "n u *hw"]) -> Float[Array, " n"]:
+    """Share of units and positions that are off on each example, in [0, 1].
 
     Example:
-        >>> float(activation_sparsity(jnp.array([[0.0, 1.0], [0.0, 0.0]])))
-        0.75
+        >>> activation_sparsity(jnp.array([[0.0, 1.0], [0.0, 0.0]])).tolist()
+        [0.5, 1.0]
 
     Reference:
         Glorot, Bordes and Bengio, Deep sparse rectifier neural networks, 2011.
     """
-    return _unless_nan(jnp.mean((activations <= 0).astype(jnp.float32)), activations)
+    others = tuple(range(1, activations.ndim))
+    return _unless_nan(jnp.mean((activations <= 0).astype(jnp.float32), others), activations)
 
 
 def dead_units(activations: Float[Array, "n u *hw"]) -> Float[Array, ""]:
@@ -45,7 +46,7 @@ def dead_units(activations: Float[Array, "n u *hw"]) -> Float[Array, ""]:
     return _unless_nan(jnp.mean(dead.astype(jnp.float32)), activations)
 
 
-def _unless_nan(value: Float[Array, ""], *given: Array) -> Float[Array, ""]:
+def _unless_nan(value: Float[Array, "*n"], *given: Array) -> Float[Array, "*n"]:
     return jnp.where(jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in given])), value, jnp.nan)
 
 

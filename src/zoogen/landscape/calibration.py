@@ -7,7 +7,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
+
+from zoogen.landscape.stderr import share_stderr
 
 MARGIN_QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 """The axis ``quantile`` of margins."""
@@ -81,10 +83,14 @@ class NoisyLabels(NamedTuple):
     Attributes:
         memorised: share that is given the wrong label, as trained on, in [0, 1].
         recovered: share that is given the clean label nevertheless, in [0, 1].
+        memorised_stderr: standard error over these examples.
+        recovered_stderr: likewise.
     """
 
     memorised: Float[Array, ""]
     recovered: Float[Array, ""]
+    memorised_stderr: Float[Array, ""]
+    recovered_stderr: Float[Array, ""]
 
 
 def noisy_label_scores(
@@ -116,8 +122,9 @@ def noisy_label_scores(
     given = jnp.argmax(logits, axis=1)
     wrong = (noisy != clean) & jnp.all(jnp.isfinite(logits))
 
-    def share(hit: Bool[Array, " n"]) -> Float[Array, ""]:
-        hits, all_ = (jnp.sum(x, dtype=jnp.float32) for x in (wrong & hit, wrong))
-        return hits / all_  # 0 / 0 is NaN
-
-    return NoisyLabels(share(given == noisy), share(given == clean))
+    count = jnp.sum(wrong, dtype=jnp.float32)
+    shares = [
+        jnp.sum(wrong & (given == labels), dtype=jnp.float32) / count  # 0 / 0 is NaN
+        for labels in (noisy, clean)
+    ]
+    return NoisyLabels(*shares, *(share_stderr(share, count) for share in shares))

@@ -81,11 +81,11 @@ def along_curve_and_line(
     """What ``evaluate`` says at ``CURVE_POINTS`` of the curve, and of the straight line.
 
     Args:
-        evaluate: two numbers from flat weights.
+        evaluate: two arrays from flat weights, such as errors and losses of examples.
         start, control, end: of the Bézier curve.
 
     Returns:
-        Two arrays ``[t]`` for the curve and two for the line.
+        Two arrays ``[t, …]`` for the curve and two for the line.
     """
     curve = bezier_coefficients(jnp.asarray(_T))
     line = jnp.stack([1 - _T, 0 * _T, _T], axis=-1)[1:-1]  # the ends are those of the curve
@@ -140,9 +140,20 @@ def mode_connectivity(errors: Float[np.ndarray, "*q t"]) -> Float[np.ndarray, "*
         Yang et al., Taxonomizing local versus global structure in neural network loss
         landscapes, 2021, who seek the farthest point among all; see :func:`farthest_point`.
     """
-    inner = farthest_point(errors) - 1
-    value = np.take_along_axis(_gain(errors), inner[..., None], axis=-1)[..., 0]
-    return np.where(np.isfinite(errors).all(axis=-1), value, np.nan)
+    return np.sum(connectivity_shares(errors) * errors, axis=-1)  # NaN times 0 is NaN
+
+
+def connectivity_shares(errors: Float[np.ndarray, "*q t"]) -> Float[np.ndarray, "*q t"]:
+    """Shares of the errors along a curve in its :func:`mode_connectivity`.
+
+    Example:
+        >>> connectivity_shares(np.array([2.0, 3.0, 9.0, 4.0, 4.0])).tolist()
+        [0.5, 0.0, -1.0, 0.0, 0.5]
+    """
+    points = np.arange(errors.shape[-1])
+    shares = np.where(farthest_point(errors)[..., None] == points, -1.0, 0.0)
+    shares[..., [0, -1]] = 0.5
+    return shares
 
 
 def _gain(errors: Float[np.ndarray, "*q t"]) -> Float[np.ndarray, "*q inner"]:
@@ -166,5 +177,22 @@ def linear_barrier(
     Reference:
         Frankle et al., Linear mode connectivity and the lottery ticket hypothesis, 2020.
     """
-    expected = (1 - times) * values[..., :1] + times * values[..., -1:]
-    return (values - expected).max(axis=-1)
+    return np.sum(barrier_shares(values, times) * values, axis=-1)
+
+
+def barrier_shares(
+    values: Float[np.ndarray, "*q t"], times: Float[np.ndarray, " t"]
+) -> Float[np.ndarray, "*q t"]:
+    """Shares of the values along a line in its :func:`linear_barrier`; 0 where it does not rise.
+
+    Example:
+        >>> barrier_shares(np.array([1.0, 6.0, 3.0]), np.array([0.0, 0.5, 1.0])).tolist()
+        [-0.5, 1.0, -0.5]
+    """
+    rise = values - (1 - times) * values[..., :1] - times * values[..., -1:]
+    rise[..., [0, -1]] = 0  # also where rounding says otherwise
+    highest = np.argmax(rise, axis=-1)
+    shares = np.where(highest[..., None] == np.arange(values.shape[-1]), 1.0, 0.0)
+    shares[..., 0] -= 1 - times[highest]
+    shares[..., -1] -= times[highest]
+    return shares

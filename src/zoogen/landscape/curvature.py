@@ -7,12 +7,13 @@ Hessian is ever built.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, UInt32
+
+from zoogen.landscape.stderr import mean_and_stderr
 
 Loss = Callable[[Float[Array, " p"]], Float[Array, ""]]
 Product = Callable[[Float[Array, " p"]], Float[Array, " p"]]
@@ -48,11 +49,6 @@ def trace_samples(
         return v @ product(v)
 
     return jax.lax.map(sample, jnp.arange(probes, dtype=jnp.uint32))
-
-
-def mean_and_stderr(samples: Float[Any, "*m k"]) -> tuple[Float[Any, "*m"], Float[Any, "*m"]]:
-    """Mean over the last axis and its standard error."""
-    return samples.mean(axis=-1), samples.std(axis=-1, ddof=1) / np.sqrt(samples.shape[-1])
 
 
 def hessian_trace(

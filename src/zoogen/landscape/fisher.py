@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt32
 
 from zoogen.landscape.connectivity import BatchLoss
+from zoogen.landscape.stderr import jackknife_stderr
 
 Logits = Callable[[Float[Array, " p"]], Float[Array, "n k"]]
 BatchLogits = Callable[[Float[Array, " p"], Array], Float[Array, "n k"]]
@@ -55,8 +56,8 @@ def fisher_samples(
     return jax.lax.map(sample, jnp.arange(samples, dtype=jnp.uint32))
 
 
-def fisher_trace(logits: BatchLogits, w: Float[Array, " p"], inputs: Array) -> Float[Array, ""]:
-    """Exact trace of the Fisher (Gauss-Newton) matrix: the expectation is taken over all classes.
+def fisher_traces(logits: BatchLogits, w: Float[Array, " p"], inputs: Array) -> Float[Array, " n"]:
+    """Exact trace of the Fisher (Gauss-Newton) matrix of each example, over all classes.
 
     Costs one backward pass per example and class: for few examples, small networks and tests.
 
@@ -66,12 +67,13 @@ def fisher_trace(logits: BatchLogits, w: Float[Array, " p"], inputs: Array) -> F
         inputs: examples, first axis n.
 
     Returns:
-        Mean over examples of ``Σ_k p_k |∇ log p_k|²``, at least 0, in nats.
+        ``Σ_k p_k |∇ log p_k|²`` of each example, at least 0, in nats; their mean is the trace of
+        the matrix of all examples.
 
     Example:
         >>> logits = lambda w, x: x @ w.reshape(2, 1)  # one class: nothing to learn
-        >>> float(fisher_trace(logits, jnp.ones(2), jnp.eye(2)))
-        0.0
+        >>> fisher_traces(logits, jnp.ones(2), jnp.eye(2)).tolist()
+        [0.0, 0.0]
 
     Reference:
         Amari, Natural gradient works efficiently in learning, 1998; Martens, 2020.
@@ -84,7 +86,7 @@ def fisher_trace(logits: BatchLogits, w: Float[Array, " p"], inputs: Array) -> F
         (g,) = jax.vmap(lambda u: pull_back(_root_product(p, u)))(units)
         return jnp.sum(g**2)
 
-    return jnp.mean(jax.lax.map(of_one, inputs))
+    return jax.lax.map(of_one, inputs)
 
 
 def _root_product(p: Float[Array, "n k"], u: Float[Array, "n k"]) -> Float[Array, "n k"]:
@@ -122,13 +124,17 @@ class NoiseScale(NamedTuple):
             where the estimate of the signal is not above 0.
         scale_stderr: its standard error, by leaving out one batch at a time.
         noise: trace of the covariance of per-example gradients, at least 0; unbiased.
+        noise_stderr: likewise.
         signal: squared norm of the true gradient; unbiased, so below 0 at times.
+        signal_stderr: likewise.
     """
 
     scale: Float[np.ndarray, "*m"]
     scale_stderr: Float[np.ndarray, "*m"]
     noise: Float[np.ndarray, "*m"]
+    noise_stderr: Float[np.ndarray, "*m"]
     signal: Float[np.ndarray, "*m"]
+    signal_stderr: Float[np.ndarray, "*m"]
 
 
 def noise_scale(
@@ -158,9 +164,12 @@ def noise_scale(
     noise, signal = _noise_and_signal(small, big, m, batch)
     small_without = (m * small[..., None] - squares) / (m - 1)
     big_without = (m**2 * big[..., None] - 2 * m * overlaps + squares) / (m - 1) ** 2
-    scales = _ratio(*_noise_and_signal(small_without, big_without, m - 1, batch))
-    stderr = np.sqrt((m - 1) * scales.var(axis=-1))
-    return NoiseScale(_ratio(noise, signal), stderr, noise, signal)
+    without = _noise_and_signal(small_without, big_without, m - 1, batch)
+    noise_stderr, signal_stderr = map(jackknife_stderr, without)
+    scale_stderr = jackknife_stderr(_ratio(*without))
+    return NoiseScale(
+        _ratio(noise, signal), scale_stderr, noise, noise_stderr, signal, signal_stderr
+    )
 
 
 def _noise_and_signal(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int, Shaped, UInt32
@@ -91,6 +92,13 @@ class Task:
         params = self.network.spec.unflatten(w)
         return self.network.apply(params, normalise(images, data.mean, data.std))
 
+    def forward(
+        self, data: Examples, w: Float[Array, " p"], images: Array
+    ) -> tuple[Float[Array, "b k"], dict[str, Hidden]]:
+        """Logits of flat weights on raw images, and hidden units."""
+        params = self.network.spec.unflatten(w)
+        return self.network.forward(params, normalise(images, data.mean, data.std))
+
     def noisy(self, labels: Int[Array, " n"], rate: Float[Array, ""]) -> Int[Array, " n"]:
         """The first training labels, as trained on."""
         return noisy_labels(labels, rate, self.network.classes, self.noise_seed)
@@ -124,16 +132,12 @@ class MemberView:
     @cached_property
     def forward_on_train(self) -> tuple[Float[Array, "n k"], dict[str, Hidden]]:
         """Logits and hidden units on the training probe set."""
-        return self._forward(self.data.train[: self.task.probe])
+        return self.task.forward(self.data, self.row.w, self.data.train[: self.task.probe])
 
     @cached_property
     def forward_on_test(self) -> tuple[Float[Array, "n k"], dict[str, Hidden]]:
         """Logits and hidden units on the test probe set."""
-        return self._forward(self.data.test)
-
-    def _forward(self, images: Array) -> tuple[Float[Array, "n k"], dict[str, Hidden]]:
-        params = self.task.network.spec.unflatten(self.row.w)
-        return self.task.network.forward(params, self.normalised(images))
+        return self.task.forward(self.data, self.row.w, self.data.test)
 
     def loss_on_first(self, n: int) -> Callable[[Float[Array, " p"]], Float[Array, ""]]:
         """The training loss on the first images of the probe set, as a function of weights."""
@@ -153,6 +157,12 @@ class PairView:
     def labels(self) -> Int[Array, " n"]:
         """Labels of all training images, as trained on."""
         return self.task.noisy(self.data.train_labels, self.row.label_noise)
+
+    @cached_property
+    def forward_on_test(self) -> tuple[Float[Array, "2 n k"], dict[str, Hidden]]:
+        """Logits and hidden units of both members on the test probe set."""
+        ends = jnp.stack([self.row.start, self.row.end])
+        return jax.lax.map(lambda w: self.task.forward(self.data, w, self.data.test), ends)
 
 
 @dataclass(frozen=True)
@@ -195,7 +205,8 @@ class Group:
         prepare: arrays ``[q, s, …]`` made on the host from all pairs at once; a pair's row finds
             its own among its draws.
         draw: random numbers of a row from its identity, by names of the group's own.
-        cost: metric → counts of what was spent on one row.
+        cost: metric → what was spent on one row: ``gradient_evaluations``, ``examples`` of each,
+            and counts of its own; a metric without an entry takes no gradient.
     """
 
     finish: Callable[[Taken], Arrays]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Int
 
 from zoogen.landscape import draws
 from zoogen.landscape.connectivity import (
     CURVE_POINTS,
     along_curve_and_line,
+    barrier_shares,
+    connectivity_shares,
     farthest_point,
     linear_barrier,
     mode_connectivity,
@@ -19,7 +18,6 @@ from zoogen.landscape.connectivity import (
 from zoogen.landscape.curvature import (
     hessian_product,
     lanczos,
-    mean_and_stderr,
     sign_words,
     trace_samples,
 )
@@ -34,35 +32,41 @@ from zoogen.landscape.group import (
     Task,
     Words,
 )
-from zoogen.landscape.performance import cross_entropy, error_percent
+from zoogen.landscape.pairs import PAIRS
+from zoogen.landscape.performance import example_errors, example_losses
 from zoogen.landscape.probes import PROBES
-from zoogen.landscape.similarity import linear_cka, prediction_agreement
 from zoogen.landscape.spectrum import quadrature, ritz_extremes
+from zoogen.landscape.stderr import combination_stderr, covariance_of_means, mean_and_stderr
 from zoogen.landscape.weights import layer_rotation, weight_norm
-from zoogen.symmetry import apply, weight_matching
 
 
 # ---------------------------------------------------------------------------------- performance
 def _take_scores(view: MemberView) -> Raw:
-    train, test = view.logits
-    return {
-        "train_loss": cross_entropy(train, view.labels),
-        "train_error": error_percent(train, view.labels),
-        "test_loss": cross_entropy(test, view.data.test_labels),
-        "test_error": error_percent(test, view.data.test_labels),
-    }
+    found: Raw = {}
+    for part, *given in zip(_PARTS, view.logits, (view.labels, view.data.test_labels), strict=True):
+        for what, score in _SCORES.items():
+            name = f"{part}_{what}"
+            found[name], found[f"{name}_stderr"] = mean_and_stderr(score(*given))
+    return found
 
 
 def _finish_scores(taken: Taken) -> Arrays:
     raw = taken.member
-    scores = {f"{part}_{what}": raw[f"{part}_{what}"] for part in _PARTS for what in _SCORES}
-    accuracies = {f"{part}_accuracy": 1 - raw[f"{part}_error"] / 100 for part in _PARTS}
-    gap = accuracies["train_accuracy"] - accuracies["test_accuracy"]
-    return scores | accuracies | {"generalisation_gap": gap}
+    names = (f"{part}_{what}{suffix}" for part in _PARTS for what in _SCORES for suffix in _BOTH)
+    scores = {name: raw[name] for name in names}
+    for part in _PARTS:
+        scores[f"{part}_accuracy"] = 1 - raw[f"{part}_error"] / 100
+        scores[f"{part}_accuracy_stderr"] = raw[f"{part}_error_stderr"] / 100
+    train, test = (scores[f"{part}_accuracy_stderr"] for part in _PARTS)
+    return scores | {
+        "generalisation_gap": scores["train_accuracy"] - scores["test_accuracy"],
+        "generalisation_gap_stderr": np.hypot(train, test),  # of other images each
+    }
 
 
 _PARTS = ("train", "test")
-_SCORES = ("loss", "error")
+_SCORES = {"loss": example_losses, "error": example_errors}
+_BOTH = ("", "_stderr")
 
 
 # ------------------------------------------------------------------------------------ curvature
@@ -72,6 +76,9 @@ def _hessian_examples(task: Task) -> int:
 
 EIGENVALUES = 5
 """How many of the largest eigenvalues are stored."""
+
+GRADIENTS_PER_PRODUCT = 2
+"""Gradient evaluations that a Hessian product counts as (1.6 to 1.8 in operations)."""
 
 
 def _krylov(task: Task) -> int:
@@ -115,9 +122,10 @@ def _finish_curvature(taken: Taken) -> Arrays:
 
 def _cost_of_curvature(task: Task) -> dict[str, dict[str, float]]:
     probes, steps, examples = task.landscape.hessian_probes, _krylov(task), _hessian_examples(task)
+    counts = {"hessian_trace": ("probes", probes), "hessian_top": ("steps", steps)}
     return {
-        "hessian_trace": {"probes": probes, "hessian_products": probes, "examples": examples},
-        "hessian_top": {"steps": steps, "hessian_products": steps, "examples": examples},
+        name: {what: n, "gradient_evaluations": GRADIENTS_PER_PRODUCT * n, "examples": examples}
+        for name, (what, n) in counts.items()
     }
 
 
@@ -147,87 +155,42 @@ def _take_curve(view: PairView) -> Raw:
 
     def evaluate(w):  # type: ignore[no-untyped-def]
         logits = task.logits(data, w, images)
-        return error_percent(logits, labels), cross_entropy(logits, labels)
+        return example_errors(logits, labels), example_losses(logits, labels)
 
     curve, line = along_curve_and_line(evaluate, row.start, control, row.end)
-    return {"curve_error": curve[0], "curve_loss": curve[1], "line_error": line[0]}
+    loss, loss_stderr = mean_and_stderr(curve[1])
+    return {
+        "curve_error": curve[0].mean(axis=1),
+        "curve_error_covariance": covariance_of_means(curve[0]),
+        "curve_loss": loss,
+        "curve_loss_stderr": loss_stderr,
+        "line_error": line[0].mean(axis=1),
+        "line_error_covariance": covariance_of_means(line[0]),
+    }
 
 
 def _finish_curve(taken: Taken) -> Arrays:
-    curve, times = taken.pair["curve_error"], np.array(CURVE_POINTS)
+    raw, times = taken.pair, np.array(CURVE_POINTS)
+    curve, covariance, line = raw["curve_error"], raw["curve_error_covariance"], raw["line_error"]
     connectivity = mode_connectivity(curve)
+    barrier = barrier_shares(line, times)
     return {
         "curve_train_error": curve,
-        "curve_train_loss": taken.pair["curve_loss"],
+        "curve_train_error_stderr": np.sqrt(np.diagonal(covariance, axis1=-2, axis2=-1)),
+        "curve_train_loss": raw["curve_loss"],
+        "curve_train_loss_stderr": raw["curve_loss_stderr"],
         "mode_connectivity": connectivity,
+        "mode_connectivity_stderr": combination_stderr(connectivity_shares(curve), covariance),
         "worst_t": np.where(np.isfinite(connectivity), times[farthest_point(curve)], np.nan),
-        "linear_barrier": linear_barrier(taken.pair["line_error"], times),
+        "linear_barrier": linear_barrier(line, times),
+        "linear_barrier_stderr": combination_stderr(barrier, raw["line_error_covariance"]),
     }
 
 
 def _cost_of_curve(task: Task) -> dict[str, dict[str, float]]:
     batch = min(task.landscape.curve_batch_size, task.examples)
     steps = task.landscape.curve_epochs * (task.examples // batch)
-    return {"mode_connectivity": {"steps": steps, "gradient_evaluations": steps, "batch": batch}}
-
-
-# ------------------------------------------------------------------------------------ alignment
-def _prepare_alignment(
-    task: Task, weights: Float32[np.ndarray, "m s p"], pairs: Int[np.ndarray, "q 2"]
-) -> Arrays:
-    """The second member of each pair with its units in the order that fits the first best."""
-    spec, (first, second) = task.network.spec, np.swapaxes(weights[pairs], 0, 1)
-    flat = (first.reshape(-1, spec.size), second.reshape(-1, spec.size))
-    aligned = apply(spec, weight_matching(spec, *flat).elements, flat[1])
-    return {"aligned": np.asarray(aligned, np.float32).reshape(second.shape)}
-
-
-def _take_barriers(view: PairView) -> Raw:
-    task, row, data = view.task, view.row, view.data
-    images = jnp.concatenate([data.train[: task.probe], data.test])
-    labels = (view.labels[: task.probe], data.test_labels)
-
-    def scores(w: Float[Array, " p"]) -> Float[Array, "4"]:
-        logits = task.logits(data, w, images)
-        parts = zip((logits[: task.probe], logits[task.probe :]), labels, strict=True)
-        return jnp.stack([score(*part) for part in parts for score in _BARRIER_SCORES])
-
-    times = jnp.asarray(CURVE_POINTS, jnp.float32)
-    return {
-        name: jax.lax.map(lambda t, end=end: scores((1 - t) * row.start + t * end), times)
-        for name, end in (("line", row.end), ("line_aligned", row.draws["aligned"]))
-    }
-
-
-_BARRIER_SCORES = (error_percent, cross_entropy)
-_BARRIERS = ("train_error", "train_loss", "test_error", "test_loss")
-
-
-def _finish_barriers(taken: Taken) -> Arrays:
-    times = np.array(CURVE_POINTS)
-    found: Arrays = {}
-    for suffix in ("", "_aligned"):
-        lines = np.moveaxis(taken.pair[f"line{suffix}"], -1, 0)
-        found |= {
-            f"barrier_{name}{suffix}": linear_barrier(line, times)
-            for name, line in zip(_BARRIERS, lines, strict=True)
-        }
-    return found
-
-
-# ----------------------------------------------------------------------------------- similarity
-def _finish_similarity(taken: Taken) -> Arrays:
-    logits = taken.member["test_logits"]
-    shape = (len(taken.pairs), logits.shape[1])
-    cka, agreement = np.empty(shape), np.empty(shape)
-    for begin in range(0, len(taken.pairs), _PAIRS_AT_ONCE):
-        block = slice(begin, begin + _PAIRS_AT_ONCE)
-        x, y = (logits[side] for side in taken.pairs[block].T)
-        cka[block], agreement[block] = linear_cka(x, y), prediction_agreement(x, y)
-    return {"cka": cka, "prediction_agreement": agreement}
-
-
-_PAIRS_AT_ONCE = 64  # CKA works on double-precision copies of their logits
+    return {"mode_connectivity": {"gradient_evaluations": steps, "examples": batch}}
 
 
 # -------------------------------------------------------------------------------------- weights
@@ -246,9 +209,8 @@ GROUPS: dict[str, Group] = {
     "connectivity": Group(
         _finish_curve, of_pair=_take_curve, draw=_draw_curve, cost=_cost_of_curve
     ),
-    "alignment": Group(_finish_barriers, of_pair=_take_barriers, prepare=_prepare_alignment),
-    "similarity": Group(_finish_similarity, of_member=lambda view: {"test_logits": view.logits[1]}),
     "weights": Group(_finish_weights),
+    **PAIRS,
     **PROBES,
 }
 """Name → :class:`Group`; the metrics of each stand in ``METRICS``."""

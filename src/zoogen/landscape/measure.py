@@ -38,7 +38,12 @@ class Measurement:
         arrays: metric → values, float32; NaN where a member diverged.
         dims: metric → names of its axes.
         coords: axis → labels, for axes whose places have a meaning: ``t`` and ``layer``.
-        info: what was done → counts and seconds: probes, products, examples, steps, rows.
+        info: what it cost. ``seconds``: spent on programs over ``members`` and ``pairs`` (compiling
+            included), ``per_member`` and ``per_pair``, all snapshots together, and on the ``host``
+            to finish them.
+            ``gradient_evaluations``: group → their number for one member or pair at one snapshot.
+            Then metric → how they came about: ``gradient_evaluations``, ``examples`` of each, and
+            probes or steps.
     """
 
     arrays: Arrays
@@ -213,11 +218,28 @@ def _take(
     end = time.perf_counter()
     taken = Taken(task, cohort.weights, cohort.pairs, member, pair)
     arrays: Arrays = {}
-    info: Info = {"seconds": {"members": middle - begin, "pairs": end - middle}}
     for name in groups:
         arrays |= GROUPS[name].finish(taken)
-        info |= GROUPS[name].cost(task)
-    return arrays, info
+    seconds = {
+        "members": middle - begin,
+        "pairs": end - middle,
+        "host": time.perf_counter() - end,
+        "per_member": (middle - begin) / max(1, len(cohort.weights)),
+        "per_pair": (end - middle) / max(1, len(cohort.pairs)),
+    }
+    return arrays, {"seconds": seconds, **_gradients(task, groups)}
+
+
+def _gradients(task: Task, groups: tuple[str, ...]) -> Info:
+    """What groups cost in gradients: in all, and how it came about."""
+    spent = {name: GROUPS[name].cost(task) for name in groups}
+    totals = {
+        name: sum(counts["gradient_evaluations"] for counts in costs.values())
+        for name, costs in spent.items()
+    }
+    return {"gradient_evaluations": totals} | {
+        metric: counts for costs in spent.values() for metric, counts in costs.items()
+    }
 
 
 def _take_members(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from zoogen.networks import Network, build_network
 from zoogen.networks.architecture import Apply
 from zoogen.params import Params
 
@@ -19,7 +18,7 @@ def path_norm(linear: Apply, params: Params, image_shape: tuple[int, int, int]) 
 
     Args:
         linear: the network with its activation left out and sums in place of maxima; relu may
-            stay, as nothing here is negative (:func:`relu_twin`).
+            stay, as nothing here is negative (:func:`~zoogen.networks.path_twin`).
         params: of one member.
         image_shape: channels, height and width.
 
@@ -39,13 +38,3 @@ def path_norm(linear: Apply, params: Params, image_shape: tuple[int, int, int]) 
     """
     absolute = {name: jnp.abs(tensor) for name, tensor in params.items()}
     return jnp.sum(linear(absolute, jnp.ones((1, *image_shape))))
-
-
-def relu_twin(network: Network) -> Apply:
-    """The function of a network with relu in place of its own activation.
-
-    It serves :func:`path_norm` for families without a maximum in them. For activations that are
-    no steeper than the identity and zero at zero (relu, tanh, …) the norm keeps its meaning.
-    """
-    config = network.config.model_copy(update={"activation": "relu"})
-    return build_network(config, network.image_shape, network.classes).apply

@@ -17,6 +17,7 @@ from zoogen.landscape.activations import (
     knn_accuracy,
 )
 from zoogen.landscape.calibration import (
+    NoisyLabels,
     calibration_error,
     margin_quantiles,
     margins,
@@ -24,12 +25,13 @@ from zoogen.landscape.calibration import (
 )
 from zoogen.landscape.collapse import class_statistics, neural_collapse
 from zoogen.landscape.complexity import great_circles, linear_regions, mean_frequency, segments
-from zoogen.landscape.curvature import mean_and_stderr
-from zoogen.landscape.fisher import fisher_trace, gradient_products, noise_scale
+from zoogen.landscape.fisher import fisher_traces, gradient_products, noise_scale
 from zoogen.landscape.group import Arrays, Draws, Group, MemberView, Raw, Taken, Task, Words
-from zoogen.landscape.pathnorm import path_norm, relu_twin
+from zoogen.landscape.pathnorm import path_norm
 from zoogen.landscape.ranks import layer_ranks
 from zoogen.landscape.sharpness import adaptive_sharpness, ascent_sharpness
+from zoogen.landscape.stderr import mean_and_stderr, share_stderr
+from zoogen.networks import path_twin
 
 CLASSIFIER = "output.weight"
 """The last layer, whose input is what collapses."""
@@ -43,17 +45,26 @@ def _gradient_batches(task: Task) -> tuple[int, int]:
     return groups, examples // groups
 
 
+def _fisher_examples(task: Task) -> int:
+    return min(task.landscape.fisher_examples, task.probe)
+
+
 def _take_gradients(view: MemberView) -> Raw:
     task, data, w = view.task, view.data, view.row.w
     n = min(task.landscape.hessian_examples, task.probe)
-    few = min(task.landscape.fisher_examples, task.probe)
     groups, _ = _gradient_batches(task)
     squares, overlaps = gradient_products(
         lambda w, images, labels: task.loss(data, w, images, labels),
         w, data.train[:n], view.labels[:n], groups,
     )  # fmt: skip
-    fisher = fisher_trace(lambda w, x: task.logits(data, w, x), w, data.train[:few])
-    return {"fisher_trace": fisher, "gradient_squares": squares, "gradient_overlaps": overlaps}
+    few = data.train[: _fisher_examples(task)]
+    fisher = mean_and_stderr(fisher_traces(lambda w, x: task.logits(data, w, x), w, few))
+    return {
+        "fisher_trace": fisher[0],
+        "fisher_trace_stderr": fisher[1],
+        "gradient_squares": squares,
+        "gradient_overlaps": overlaps,
+    }
 
 
 def _finish_gradients(taken: Taken) -> Arrays:
@@ -61,35 +72,56 @@ def _finish_gradients(taken: Taken) -> Arrays:
     found = noise_scale(raw["gradient_squares"], raw["gradient_overlaps"], batch)
     return {
         "fisher_trace": raw["fisher_trace"],
+        "fisher_trace_stderr": raw["fisher_trace_stderr"],
         "gradient_noise_scale": found.scale,
         "gradient_noise_scale_stderr": found.scale_stderr,
         "gradient_noise": found.noise,
+        "gradient_noise_stderr": found.noise_stderr,
         "gradient_signal": found.signal,
+        "gradient_signal_stderr": found.signal_stderr,
+    }
+
+
+def _cost_of_gradients(task: Task) -> dict[str, dict[str, float]]:
+    groups, batch = _gradient_batches(task)
+    of_fisher = _fisher_examples(task) * task.network.classes
+    return {
+        "fisher_trace": {"gradient_evaluations": of_fisher, "examples": 1},
+        "gradient_noise_scale": {"gradient_evaluations": groups, "examples": batch},
     }
 
 
 # ------------------------------------------------------------------------------------ sharpness
 def _take_sharpness(view: MemberView) -> Raw:
     landscape, w = view.task.landscape, view.row.w
-    loss = view.loss_on_first(min(landscape.hessian_examples, view.task.probe))
+    loss = view.loss_on_first(_sharpness_examples(view.task))
     return {
         "ascent_sharpness": ascent_sharpness(loss, w, landscape.ascent_radius),
         "adaptive_sharpness": adaptive_sharpness(loss, w, landscape.adaptive_radius),
     }
 
 
-def _as_taken(*names: str):  # type: ignore[no-untyped-def]
-    """A finish that hands raw arrays on as they are."""
-    return lambda taken: {name: taken.member[name] for name in names}
+def _sharpness_examples(task: Task) -> int:
+    return min(task.landscape.hessian_examples, task.probe)
+
+
+_SHARPNESS = ("ascent_sharpness", "adaptive_sharpness")
+
+
+def _cost_of_sharpness(task: Task) -> dict[str, dict[str, float]]:
+    counts = {"gradient_evaluations": 1.0, "examples": float(_sharpness_examples(task))}
+    return dict.fromkeys(_SHARPNESS, counts)
+
+
+def _finish_sharpness(taken: Taken) -> Arrays:
+    return {name: taken.member[name] for name in _SHARPNESS}
 
 
 # ------------------------------------------------------------------------------------- capacity
 def _take_path_norm(view: MemberView) -> Raw:
     network = view.task.network
-    if network.config.family == "lenet":  # its maxima would have to be sums
-        return {"path_norm": jnp.float32(jnp.nan)}
     params = network.spec.unflatten(view.row.w)
-    return {"path_norm": path_norm(relu_twin(network), params, network.image_shape)}
+    return {"path_norm": path_norm(path_twin(network), params, network.image_shape)}
 
 
 def _finish_capacity(taken: Taken) -> Arrays:
@@ -101,6 +133,7 @@ def _finish_capacity(taken: Taken) -> Arrays:
         "stable_rank": ranks.stable_rank,
         "effective_rank": ranks.effective_rank,
         "tail_exponent": ranks.tail_exponent,
+        "tail_exponent_stderr": ranks.tail_exponent_stderr,
     }
 
 
@@ -119,7 +152,10 @@ def _finish_collapse(taken: Taken) -> Arrays:
     found = neural_collapse(
         raw["class_means"], raw["class_within"], raw["class_disagreement"], classifier
     )
-    return {f"collapse_{name}": value for name, value in found._asdict().items()}
+    return {
+        **{f"collapse_{name}": value for name, value in found._asdict().items()},
+        "collapse_disagreement_stderr": share_stderr(found.disagreement, taken.task.probe),
+    }
 
 
 # ---------------------------------------------------------------------------------- activations
@@ -131,12 +167,17 @@ def _take_activations(view: MemberView) -> Raw:
     unique, redundancy = code_uniqueness(hamming_distance(codes, codes))
     labels, classes = (view.labels, view.data.test_labels), view.task.network.classes
     pixels = _squared_distance(view.data.test, view.data.train[: view.task.probe])
+    accuracy = knn_accuracy(hamming_distance(test_codes, codes), *labels, classes)
+    sparsity = jnp.stack([activation_sparsity(h.after) for h in hidden.values()])
+    sparsity, sparsity_stderr = mean_and_stderr(sparsity)
     return {
-        "activation_sparsity": jnp.stack([activation_sparsity(h.after) for h in hidden.values()]),
+        "activation_sparsity": sparsity,
+        "activation_sparsity_stderr": sparsity_stderr,
         "dead_units": jnp.stack([dead_units(h.after) for h in hidden.values()]),
         "code_unique": unique,
         "code_redundancy": redundancy,
-        "code_knn_accuracy": knn_accuracy(hamming_distance(test_codes, codes), *labels, classes),
+        "code_knn_accuracy": accuracy,
+        "code_knn_accuracy_stderr": share_stderr(accuracy, len(view.data.test_labels)),
         "pixel_knn_accuracy": knn_accuracy(pixels, *labels, classes),
     }
 
@@ -147,11 +188,12 @@ def _squared_distance(a: Array, b: Array) -> Float[Array, "n r"]:
 
 
 def _finish_activations(taken: Taken) -> Arrays:
-    raw = dict(taken.member)
-    reference = raw.pop("pixel_knn_accuracy")
-    regime = expressive_regime(raw["code_redundancy"], raw["code_knn_accuracy"], reference)
-    names = ("activation_sparsity", "dead_units", "code_unique", "code_redundancy",
-             "code_knn_accuracy")  # fmt: skip
+    raw = taken.member
+    regime = expressive_regime(
+        raw["code_redundancy"], raw["code_knn_accuracy"], raw["pixel_knn_accuracy"]
+    )
+    names = ("activation_sparsity", "activation_sparsity_stderr", "dead_units", "code_unique",
+             "code_redundancy", "code_knn_accuracy", "code_knn_accuracy_stderr")  # fmt: skip
     return {name: raw[name] for name in names} | {"expressive_regime": regime}
 
 
@@ -174,9 +216,11 @@ def _take_complexity(view: MemberView) -> Raw:
     _, hidden = network.forward(params, segments(images, lines_on_data, points))
     codes: Bool[Array, "line t bit"] = activation_codes([h.after for h in hidden.values()])
     regions = linear_regions(codes.reshape(lines_on_data, points, -1))
+    mean, stderr = mean_and_stderr(regions.astype(jnp.float32))
     return {
         "circle_logits": on_circles.reshape(lines, points, -1),
-        "linear_regions": jnp.mean(regions.astype(jnp.float32)),
+        "linear_regions": mean,
+        "linear_regions_stderr": stderr,
     }
 
 
@@ -184,6 +228,7 @@ def _finish_complexity(taken: Taken) -> Arrays:
     frequency, stderr = mean_and_stderr(mean_frequency(taken.member["circle_logits"]))
     return {
         "linear_regions": taken.member["linear_regions"],
+        "linear_regions_stderr": taken.member["linear_regions_stderr"],
         "mean_frequency": frequency,
         "mean_frequency_stderr": stderr,
     }
@@ -197,8 +242,7 @@ def _take_calibration(view: MemberView) -> Raw:
     return {
         "calibration_error": calibration_error(test, view.data.test_labels),
         "margins": margins(train, view.labels),
-        "noise_memorised": scores.memorised,
-        "noise_recovered": scores.recovered,
+        **{f"noise_{name}": value for name, value in scores._asdict().items()},
     }
 
 
@@ -213,16 +257,13 @@ def _finish_calibration(taken: Taken) -> Arrays:
             quantiles, product[..., None], out=np.full_like(quantiles, np.nan),
             where=product[..., None] > 0,
         ),
-        "noise_memorised": raw["noise_memorised"],
-        "noise_recovered": raw["noise_recovered"],
+        **{f"noise_{name}": raw[f"noise_{name}"] for name in NoisyLabels._fields},
     }  # fmt: skip
 
 
 PROBES: dict[str, Group] = {
-    "gradients": Group(_finish_gradients, of_member=_take_gradients),
-    "sharpness": Group(
-        _as_taken("ascent_sharpness", "adaptive_sharpness"), of_member=_take_sharpness
-    ),
+    "gradients": Group(_finish_gradients, of_member=_take_gradients, cost=_cost_of_gradients),
+    "sharpness": Group(_finish_sharpness, of_member=_take_sharpness, cost=_cost_of_sharpness),
     "capacity": Group(_finish_capacity, of_member=_take_path_norm),
     "collapse": Group(_finish_collapse, of_member=_take_collapse),
     "activations": Group(_finish_activations, of_member=_take_activations),

@@ -24,12 +24,14 @@ class LayerRanks(NamedTuple):
         stable_rank: see :func:`stable_rank`.
         effective_rank: see :func:`effective_rank`.
         tail_exponent: see :func:`tail_exponent`.
+        tail_exponent_stderr: likewise.
     """
 
     spectral_norm: Float[np.ndarray, "*m l"]
     stable_rank: Float[np.ndarray, "*m l"]
     effective_rank: Float[np.ndarray, "*m l"]
     tail_exponent: Float[np.ndarray, "*m l"]
+    tail_exponent_stderr: Float[np.ndarray, "*m l"]
 
 
 def layer_ranks(spec: ParamSpec, weights: Float[np.ndarray, "*m p"]) -> LayerRanks:
@@ -62,7 +64,7 @@ def _of_matrix(matrix: Float[np.ndarray, "*m o i"]) -> tuple[np.ndarray, ...]:
         values[..., 0],
         stable_rank(values),
         effective_rank(values),
-        tail_exponent(values**2)[0],
+        *tail_exponent(values**2),
     )
 
 

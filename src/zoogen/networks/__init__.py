@@ -9,13 +9,14 @@ from functools import lru_cache, partial
 from jaxtyping import Array, Float
 
 from zoogen.config import NetworkConfig
+from zoogen.networks import layers
 from zoogen.networks.architecture import Apply, Architecture, Forward, Hidden
 from zoogen.networks.cnn import cnn, lenet
 from zoogen.networks.initializers import initial_params
 from zoogen.networks.mlp import mlp
 from zoogen.params import Params, ParamSpec
 
-__all__ = ["FAMILIES", "Hidden", "Network", "build_network"]
+__all__ = ["FAMILIES", "Hidden", "Network", "build_network", "path_twin"]
 
 FAMILIES: dict[str, Callable[[NetworkConfig, tuple[int, int, int], int], Architecture]] = {
     "mlp": mlp,
@@ -75,3 +76,30 @@ def build_network(
         return forward(params, images)[0]
 
     return Network(config, image_shape, classes, spec, init, apply, forward)
+
+
+def path_twin(network: Network) -> Apply:
+    """The function of a network with relu as its activation and sums in place of maxima.
+
+    On absolute weights and an image of ones it adds up all paths through the network; for
+    activations that are no steeper than the identity and zero at zero (relu, tanh, …) that bounds
+    the network itself.
+
+    Args:
+        network: of any family.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> config = NetworkConfig(family="mlp", width=2, depth=1, activation="tanh")
+        >>> network = build_network(config, (1, 1, 3), 1)
+        >>> ones = network.spec.unflatten(jnp.ones(network.spec.size))
+        >>> path_twin(network)(ones, jnp.ones((1, 1, 1, 3))).tolist()
+        [[9.0]]
+    """
+    config = network.config.model_copy(update={"activation": "relu"})
+    build = _PATH_TWINS.get(config.family, FAMILIES[config.family])
+    _, forward = build(config, network.image_shape, network.classes)
+    return lambda params, images: forward(params, images)[0]
+
+
+_PATH_TWINS = {"lenet": partial(lenet, pool=layers.sum_pool)}

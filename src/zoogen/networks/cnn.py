@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from jaxtyping import Array, Float
 
 from zoogen.config import NetworkConfig
@@ -63,7 +65,12 @@ def cnn(config: NetworkConfig, image_shape: ImageShape, classes: int) -> Archite
     return Architecture(ParamSpec.build(axes, layers.scalings(config.activation, names)), forward)
 
 
-def lenet(config: NetworkConfig, image_shape: ImageShape, classes: int) -> Architecture:
+def lenet(
+    config: NetworkConfig,
+    image_shape: ImageShape,
+    classes: int,
+    pool: Callable[[Float[Array, "u h w b"]], Float[Array, "u y x b"]] = layers.max_pool,
+) -> Architecture:
     """Three convolutions, two of them max-pooled, and two dense layers.
 
     With ``width`` 8 this is the CNN of Schürholt, Taskiran, Knyazev, Giró-i-Nieto and Borth,
@@ -75,6 +82,7 @@ def lenet(config: NetworkConfig, image_shape: ImageShape, classes: int) -> Archi
             and ``activation``.
         image_shape: channels, height and width of one image.
         classes: outputs.
+        pool: what halves the maps of the first two convolutions.
 
     Raises:
         ConfigError: if the image is smaller than 20 × 20.
@@ -88,7 +96,7 @@ def lenet(config: NetworkConfig, image_shape: ImageShape, classes: int) -> Archi
         x, hidden = images.transpose(1, 2, 3, 0), {}
         for name in LENET_KERNELS:
             before = layers.conv2d(x, params[f"{name}.weight"], params[f"{name}.bias"])
-            before = layers.max_pool(before) if name in LENET_POOLED else before
+            before = pool(before) if name in LENET_POOLED else before
             x = activation(before)
             hidden[name] = _hidden_maps(before, x)
         flat = layers.flatten(x)

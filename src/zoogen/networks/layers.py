@@ -9,6 +9,7 @@ product that gives a dense layer's weight gradient is a fifth faster on CPU than
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import reduce
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from zoogen.networks.formulations import FORMULATIONS, Geometry, choose, chosen
 
 __all__ = [
     "ACTIVATIONS", "SCALINGS", "chosen", "conv2d", "dense", "flatten", "global_average_pool",
-    "max_pool", "scalings",
+    "max_pool", "scalings", "sum_pool",
 ]  # fmt: skip
 
 
@@ -90,13 +91,22 @@ def conv2d(
 
 def max_pool(x: Float[Array, "c h w b"], size: int = 2) -> Float[Array, "c y x b"]:
     """Largest entry of each ``size × size`` window; rows and columns that fill none are dropped."""
-    rows, columns = x.shape[1] // size * size, x.shape[2] // size * size
-    taps = [x[:, i:rows:size, j:columns:size] for i in range(size) for j in range(size)]
-    largest = taps[0]
-    for tap in taps[1:]:
+    largest, *others = _taps(x, size)
+    for tap in others:
         # The first of equal entries gets the gradient, as in PyTorch; jnp.maximum would halve it.
         largest = jnp.where(tap > largest, tap, largest)
     return largest
+
+
+def sum_pool(x: Float[Array, "c h w b"], size: int = 2) -> Float[Array, "c y x b"]:
+    """Sum of each ``size × size`` window; rows and columns that fill none are dropped."""
+    return reduce(jnp.add, _taps(x, size))
+
+
+def _taps(x: Float[Array, "c h w b"], size: int) -> list[Float[Array, "c y x b"]]:
+    """The entries of all windows, one place in a window after another."""
+    rows, columns = x.shape[1] // size * size, x.shape[2] // size * size
+    return [x[:, i:rows:size, j:columns:size] for i in range(size) for j in range(size)]
 
 
 def global_average_pool(x: Float[Array, "c h w b"]) -> Float[Array, "b c"]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from zoogen.landscape import METRICS
 from zoogen.phases import PHASES, tally
@@ -83,25 +84,42 @@ def _axis_row(axis: Axis, data: ReportData) -> tuple[str, str, str]:
 
 def _measurements(data: ReportData) -> list[str]:
     """Metrics of members from the members, those of pairs from the cells' means over pairs."""
-    head = ["metric", "unit", "over", "measured", "least", "median", "greatest", "definition"]
+    head = ["metric", "unit", "over", "measured", "least", "median", "greatest", "median error",
+            "definition"]  # fmt: skip
     of_members = _ranges(data.members, "members", "member")
     return _table(head, of_members + _ranges(data.cells, "cells", "pair"))
 
 
 def _ranges(table: pd.DataFrame, over: str, axis: str) -> list[tuple[str, ...]]:
-    """One row a metric over an axis: unit, count, least, median, greatest of finite values."""
+    """One row a metric over an axis: unit, count, least, median, greatest of finite values, error.
+
+    Metrics that are the error of another one have no row of their own.
+    """
     rows = []
     for name in table:
-        if name not in METRICS or METRICS[name].axes[0] != axis:
+        if name not in METRICS or METRICS[name].axes[0] != axis or METRICS[name].is_error:
             continue
         metric, values = METRICS[name], table[name].to_numpy(float)
-        finite = values[np.isfinite(values)]
-        spread = (
-            [f"{v:.4g}" for v in np.quantile(finite, [0, 0.5, 1])] if finite.size else ["–"] * 3
+        count = f"{np.isfinite(values).sum()} of {len(values)}"
+        spread = _quantiles(values, [0, 0.5, 1])
+        errors = table[metric.error].to_numpy(float) if metric.error in table else np.empty(0)
+        rows.append(
+            (
+                f"`{name}`",
+                metric.unit,
+                over,
+                count,
+                *spread,
+                *_quantiles(errors, [0.5]),
+                metric.definition,
+            )
         )
-        count = f"{finite.size} of {len(values)}"
-        rows.append((f"`{name}`", metric.unit, over, count, *spread, metric.definition))
     return rows
+
+
+def _quantiles(values: Float[np.ndarray, " n"], at: Sequence[float]) -> list[str]:
+    finite = values[np.isfinite(values)]
+    return [f"{v:.4g}" for v in np.quantile(finite, at)] if finite.size else ["–"] * len(at)
 
 
 def _loading(data: ReportData) -> list[str]:

@@ -129,7 +129,9 @@ def test_scaling_units_leaves_logits_exactly_where_the_spec_says(config, shape):
         factor = {"positive": 1.7, "sign": -1.0, "none": -1.7}[group.scaling]
         scaled = spec.flatten(scale_units(spec, spec.unflatten(vector), group.name, factor))
         before, after = logits_of(config, shape, [vector, scaled])
-        assert np.allclose(before, after, rtol=1e-4, atol=1e-5) == (group.scaling != "none")
+        # Of the largest logit: a small one is a difference of large sums, in single precision.
+        apart = np.abs(before - after).max() / np.abs(before).max()
+        assert (apart <= 1e-5) == (group.scaling != "none")
 
 
 def scale_units(spec, params, group, factor):

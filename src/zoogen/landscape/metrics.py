@@ -288,10 +288,11 @@ NOTES: tuple[str, ...] = (
     "of 1.",
     "Lanczos and the Hutchinson trace are our own code. matfree 0.6.3 equals them to rounding on "
     "spectra without repeats, leaves neighbours alone under `vmap` and `lax.map`, and takes 0.7 "
-    "to 1.5 of the time. But where the Krylov space is exhausted before the steps are, it goes on "
+    "to 1.7 of the time. But where the Krylov space is exhausted before the steps are, it goes on "
     "in rounding: with two distinct eigenvalues its top one is off by 7.9 times the largest, with "
-    "one by 180 times, and a Hessian of zeros gives NaN; ours stays within 3e-7. A member whose "
-    "units are all dead has such a Hessian (`benchmarks/matfree_comparison.py`).",
+    "one by 180 times, and a Hessian of zeros gives NaN; ours stays within 3e-7. For a member "
+    "whose units are all dead its lowest eigenvalue is off by 12 % of the largest "
+    "(`benchmarks/matfree_comparison.py`).",
 )
 """How the numbers are meant, for the page of metrics."""
 

@@ -116,12 +116,10 @@ def complete(path: str | Path, reporter: Reporter = silent) -> Zoo:
     Raises:
         ConflictError, CorruptZooError, DataUnavailableError, NotFoundError, StorageError.
     """
-    use_all_cores()
     zoo = open_zoo(path)
-    with ZooWriter.open(path, provenance()) as writer:
-        _measure(writer, zoo.config.landscape, zoo.dataset, reporter)
-        write_labels(writer, zoo.config.phases.rule)
-    return open_zoo(path)
+    if not any(run.finished for run in zoo.reader.manifest.runs.values()):
+        zoo = measure(path, reporter=reporter)
+    return label(path) if zoo.reader.labels() is None else zoo
 
 
 def measure(

@@ -36,7 +36,7 @@ from zoogen.report import (
 )
 from zoogen.report.axes import _WORDS, Grid, Role, boundary_segments
 from zoogen.report.cut import ORDER_PARAMETERS, cuts_of
-from zoogen.report.data import _TRAJECTORIES, PHASE_NAMES
+from zoogen.report.data import PHASE_NAMES, followed
 from zoogen.report.panels import COLOURS, _colours
 from zoogen.report.trajectories import COURSES, spaced
 
@@ -49,6 +49,7 @@ PHASES = [
 LABELS = phases.label(np.zeros(2), np.zeros(2), np.full(2, 0.9)).provenance()
 
 
+FOLLOWED = [*dict.fromkeys(panel.metric for panel in (*COURSES, *ORDER_PARAMETERS))]
 EPOCHS = {"init": 0.0, "epoch 1": 1.0, "anneal": 36.0, "end": 60.0}
 
 
@@ -75,7 +76,7 @@ def sample(seed: int = 0) -> ReportData:
         temperature=describe_axis("train.learning_rate", "temperature"), facets=(),
         rule=rule_lines(LABELS), limits=("Few seeds.",), provenance={"zoogen": "0.1"},
         thresholds={"train_error": 0.5, "cka": 0.65},
-        trajectories={name: course(name, members, rng) for name in _TRAJECTORIES},
+        trajectories={name: course(name, members, rng) for name in FOLLOWED},
     )  # fmt: skip
 
 
@@ -93,7 +94,7 @@ def course(name: str, members: pd.DataFrame, rng: np.random.Generator) -> pd.Dat
 # ----------------------------------------------------------------------------------- pure parts
 def test_every_panel_shows_a_metric_that_exists() -> None:
     assert {panel.metric for panel in PANELS} <= METRICS.keys()
-    assert {panel.metric for panel in (*COURSES, *ORDER_PARAMETERS)} == set(_TRAJECTORIES)
+    assert all(map(followed, FOLLOWED))
 
 
 @pytest.mark.parametrize(
@@ -246,6 +247,16 @@ def test_added_cells_stand_for_the_places_about_them_but_not_for_missing_ones() 
     assert row[1] == "II"
     assert set(row) <= set(PHASES[1]) | set(PHASES[2])
     assert len(grid.layout("confidence", np.nan)[2]) == 4
+
+
+def test_every_other_metric_is_drawn_with_its_group() -> None:
+    data, table = sample(), course("weight_norm", sample().members, np.random.default_rng(0))
+    more = {"ascent_sharpness": table, "train_accuracy": table, "cka_debiased": table}
+    figures = trajectories(dataclasses.replace(data, trajectories={**data.trajectories, **more}))
+    assert list(figures) == ["trajectories", "trajectories-performance",
+                             "trajectories-representations", "trajectories-sharpness"]  # fmt: skip
+    titles = [axes.get_title() for axes in figures["trajectories-sharpness"].axes]
+    assert titles[0] == "Ascent sharpness"
 
 
 @pytest.mark.parametrize(
@@ -679,7 +690,7 @@ def test_trajectories_keep_times_that_all_cohorts_have_and_average_layers() -> N
     ]
     names = ["cohort", "member", "snapshot", "epoch", "layer", "value"]
     zoo = zoo_like()
-    zoo.metric_names = lambda: ["layer_rotation", "path_norm"]
+    zoo.metric_names = lambda: ["layer_rotation", "margin", "cka_debiased_stderr"]
     zoo.trajectory = lambda _: pd.DataFrame(rows, columns=names).assign(cell="x")
     (table,) = data_of(zoo).trajectories.values()
     found = table.sort_values(["member", "epoch"])[["snapshot", "epoch", "value"]]

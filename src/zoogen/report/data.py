@@ -12,6 +12,7 @@ import pandas as pd
 from zoogen.config import Config
 from zoogen.errors import NotFoundError
 from zoogen.grid import is_added
+from zoogen.landscape import METRICS
 from zoogen.report.axes import Axis, describe_axis
 
 if TYPE_CHECKING:
@@ -113,19 +114,27 @@ def data_of(zoo: Zoo) -> ReportData:
         limits=_limits(config, dataset["chance_accuracy"]),
         provenance=_provenance(zoo),
         thresholds={name: cut["value"] for name, cut in labels.info["thresholds"].items()},
-        trajectories={name: _trajectory(zoo, name) for name in _followed(zoo)},
+        trajectories={
+            name: _trajectory(zoo, name) for name in zoo.metric_names() if followed(name)
+        },
     )
 
 
-_TRAJECTORIES = (
-    "train_loss", "train_error", "test_accuracy", "hessian_trace", "hessian_top",
-    "mode_connectivity", "cka", "weight_norm", "layer_rotation",
-)  # fmt: skip
+_AXES = (("member", "snapshot"), ("pair", "snapshot"))
+_AVERAGED = ("layer", "hidden")  # further axes, over which a mean still says something
 
 
-def _followed(zoo: Zoo) -> list[str]:
-    measured = zoo.metric_names()
-    return [name for name in _TRAJECTORIES if name in measured]
+def followed(name: str) -> bool:
+    """Whether a metric is one number a member (or pair) and time, or a mean over layers of such.
+
+    Example:
+        >>> followed("layer_rotation"), followed("hessian_trace_stderr"), followed("margin")
+        (True, False, False)
+    """
+    metric = METRICS.get(name)
+    if metric is None or metric.is_error:
+        return False
+    return metric.axes[:2] in _AXES and set(metric.axes[2:]) <= set(_AVERAGED)
 
 
 def _trajectory(zoo: Zoo, name: str) -> pd.DataFrame:
@@ -135,7 +144,7 @@ def _trajectory(zoo: Zoo, name: str) -> pd.DataFrame:
     shared = table[table["snapshot"].map(cohorts) == table["cohort"].nunique()]
     keys = ["cell", "member", "other", "snapshot", "epoch"]
     keys = [key for key in keys if key in shared]
-    if "layer" not in shared:
+    if not shared.columns.intersection(_AVERAGED).size:
         return shared[[*keys, "value"]]
     return shared.groupby(keys, sort=False, as_index=False)["value"].mean()
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 
+from zoogen.landscape import GROUPS, METRICS, Metric
 from zoogen.phases import PHASES
 from zoogen.report.canvas import head_line, place, stem, style, title_of
 from zoogen.report.data import PHASE_NAMES, ReportData
@@ -63,26 +65,50 @@ def bands(table: pd.DataFrame, phases: pd.Series) -> pd.DataFrame:
 
 
 def trajectories(data: ReportData) -> dict[str, Figure]:
-    """Draw the course of every metric of :data:`COURSES` that was measured.
+    """Draw the course of every metric that was followed.
 
     Returns:
-        File stem → figure: a panel a metric over the epochs, a line a phase; empty where no
+        File stem → figure: a panel a metric over the epochs, a line a phase. ``trajectories``
+        holds :data:`COURSES`, ``trajectories-GROUP`` the other metrics of a group. Empty where no
         metric was followed.
 
     Raises:
         ConfigError: if matplotlib is missing.
     """
+    figures: dict[str, tuple[Panel, ...]] = {stem("trajectories", []): COURSES}
+    figures |= {stem("trajectories", [group]): _others(group) for group in GROUPS}
+    courses = {name: _courses(data, panels) for name, panels in figures.items()}
+    with style():
+        return {name: _figure(data, found) for name, found in courses.items() if found}
+
+
+def _others(group: str) -> tuple[Panel, ...]:
+    """A panel a metric of a group, for those that are not in :data:`COURSES`."""
+    shown = {panel.metric for panel in COURSES} | _COMPLEMENTS
+    metrics = [m for m in METRICS.values() if m.group == group and m.name not in shown]
+    return tuple(
+        Panel(m.name, m.name.replace("_", " ").capitalize(), m.unit, _scale(m)) for m in metrics
+    )
+
+
+_COMPLEMENTS = {"train_error", "test_error"}  # of the accuracies
+
+
+def _scale(metric: Metric) -> Literal["linear", "magnitude", "centred"]:
+    if metric.high is None:
+        return "magnitude"
+    return "centred" if metric.low is not None and metric.low < 0 else "linear"
+
+
+def _courses(data: ReportData, panels: Sequence[Panel]) -> list[tuple[Panel, pd.DataFrame]]:
+    """The panels whose metrics were followed, with the lines to draw."""
     phases = data.members["phase"]
-    courses = [
+    return [
         (panel, rows)
-        for panel in COURSES
+        for panel in panels
         if panel.metric in data.trajectories
         and not (rows := _drawn(bands(data.trajectories[panel.metric], phases))).empty
     ]
-    if not courses:
-        return {}
-    with style():
-        return {stem("trajectories", []): _figure(data, courses)}
 
 
 def _drawn(rows: pd.DataFrame) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
-from zoogen.landscape import GROUPS, METRICS, Metric
+from zoogen.landscape import METRICS, Metric
 from zoogen.phases import PHASES
 from zoogen.report.canvas import head_line, place, stem, style, title_of
 from zoogen.report.data import PHASE_NAMES, ReportData
@@ -69,26 +69,40 @@ def trajectories(data: ReportData) -> dict[str, Figure]:
 
     Returns:
         File stem → figure: a panel a metric over the epochs, a line a phase. ``trajectories``
-        holds :data:`COURSES`, ``trajectories-GROUP`` the other metrics of a group. Empty where no
-        metric was followed.
+        holds :data:`COURSES`, ``trajectories-further`` all other metrics. Empty where no metric
+        was followed.
 
     Raises:
         ConfigError: if matplotlib is missing.
     """
-    figures: dict[str, tuple[Panel, ...]] = {stem("trajectories", []): COURSES}
-    figures |= {stem("trajectories", [group]): _others(group) for group in GROUPS}
+    figures: dict[str, tuple[Panel, ...]] = {
+        stem("trajectories", []): COURSES,
+        stem("trajectories", ["further"]): _further(),
+    }
     courses = {name: _courses(data, panels) for name, panels in figures.items()}
     with style():
         return {name: _figure(data, found) for name, found in courses.items() if found}
 
 
-def _others(group: str) -> tuple[Panel, ...]:
-    """A panel a metric of a group, for those that are not in :data:`COURSES`."""
+def _further() -> tuple[Panel, ...]:
+    """A panel a metric that is not in :data:`COURSES`, in the order of the table."""
     shown = {panel.metric for panel in COURSES} | _COMPLEMENTS
-    metrics = [m for m in METRICS.values() if m.group == group and m.name not in shown]
     return tuple(
-        Panel(m.name, m.name.replace("_", " ").capitalize(), m.unit, _scale(m)) for m in metrics
+        Panel(m.name, _words(m.name), m.unit, _scale(m))
+        for m in METRICS.values()
+        if m.name not in shown
     )
+
+
+def _words(name: str) -> str:
+    """A metric's name as a title.
+
+    Example:
+        >>> _words("layer_cka_debiased")
+        'Layer CKA debiased'
+    """
+    words = name.replace("_", " ").replace("cka", "CKA")
+    return words[0].upper() + words[1:]
 
 
 _COMPLEMENTS = {"train_error", "test_error"}  # of the accuracies

@@ -147,9 +147,7 @@ class ParamSpec:
                 units, rest = divmod(axis.size, axis.block)
                 parent, families = parents.get(axis.group, (None, 1))
                 if parent is not None:
-                    groups.setdefault(
-                        parent, Group(parent, families, scalings.get(parent, "none"))
-                    )
+                    groups.setdefault(parent, Group(parent, families, scalings.get(parent, "none")))
                 group = groups.setdefault(
                     axis.group, Group(axis.group, units, scalings.get(axis.group, "none"), parent)
                 )

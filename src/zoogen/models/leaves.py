@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from zoogen.params import Axis, Parameter, ParamSpec
@@ -85,9 +87,33 @@ def leaves_of(spec: ParamSpec) -> tuple[Leaf, ...]:
     return tuple(_leaf(spec, parameter) for parameter in spec.parameters)
 
 
-def fold(
-    spec: ParamSpec, leaves: tuple[Leaf, ...], weights: Float[Array, "b p c"]
-) -> dict[str, Float[Array, "b *slots f"]]:
+def permutable_terminals(spec: ParamSpec) -> ParamSpec:
+    """The spec of a model that does not tell a network's inputs and outputs apart.
+
+    Fixed axes at the first place of a parameter (outputs) that are equally long become one group,
+    as do fixed axes at the second place (inputs). Equivariance to that larger group saves most
+    weights of a layer where inputs are many, and asks more than the networks' symmetry.
+
+    Example:
+        >>> spec = ParamSpec.build({"output.weight": (Axis(10), Axis(8, "hidden"))})
+        >>> list(permutable_terminals(spec).groups)
+        ['outputs of 10', 'hidden']
+    """
+    axes = {
+        parameter.name: tuple(_permutable(*item) for item in enumerate(parameter.axes))
+        for parameter in spec.parameters
+    }
+    parents = {group: (parent, units) for group, parent, units in spec.parents}
+    return ParamSpec.build(axes, dict(spec.scalings), parents)
+
+
+def _permutable(place: int, axis: Axis) -> Axis:
+    if axis.group is not None or place > 1:
+        return axis
+    return replace(axis, group=f"{('outputs', 'inputs')[place]} of {axis.size}")
+
+
+def fold(spec: ParamSpec, leaves: tuple[Leaf, ...], weights: Float[Array, "b p c"]) -> Features:
     """Flat weights with channels as features of leaves: fixed entries × channels."""
     batch, _, channels = weights.shape
     features = {}
@@ -100,19 +126,21 @@ def fold(
     return features
 
 
-def unfold(
-    leaves: tuple[Leaf, ...], features: Mapping[str, Float[Array, "b *slots f"]]
-) -> dict[str, Float[Array, "b size c"]]:
-    """Entries of each leaf in the spec's order, with channels; undoes :func:`fold`."""
-    entries = {}
+def unfold(leaves: tuple[Leaf, ...], features: Mapping[str, Any]) -> Any:
+    """Flat weights with channels ``[b p c]`` from features of leaves; undoes :func:`fold`.
+
+    NumPy or JAX, as the features are.
+    """
+    entries = []
     for leaf in leaves:
         of_leaf = features[leaf.name]
         batch, channels = of_leaf.shape[0], of_leaf.shape[-1] // leaf.fixed
         split = of_leaf.reshape(batch, *(leaf.factors[place] for place in leaf.order), channels)
         back = sorted(range(len(leaf.order)), key=leaf.order.__getitem__)
         ordered = split.transpose(0, *(1 + place for place in back), len(back) + 1)
-        entries[leaf.name] = ordered.reshape(batch, math.prod(leaf.factors), channels)
-    return entries
+        entries.append(ordered.reshape(batch, math.prod(leaf.factors), channels))
+    concatenate = np.concatenate if isinstance(entries[0], np.ndarray) else jnp.concatenate
+    return concatenate(entries, axis=1)
 
 
 def _leaf(spec: ParamSpec, parameter: Parameter) -> Leaf:

@@ -1,4 +1,4 @@
-"""The equivariant linear layer: all linear maps between weight spaces that commute with symmetry."""
+"""The equivariant linear layer: all linear maps of weights that commute with their symmetry."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from zoogen.models.leaves import Leaf
+from zoogen.models.leaves import Features, Leaf
 
 Kind = tuple[tuple[str, int], ...]  # of each kept block: its group, and place of its parent or −1
 
@@ -61,7 +61,7 @@ def meetings(leaves: tuple[Leaf, ...]) -> tuple[Meeting, ...]:
     sources: dict[Kind, list[View]] = {}
     targets: dict[Kind, list[View]] = {}
     for leaf in leaves:
-        for blocks in _equalities(leaf):
+        for blocks in equalities(leaf):
             for subset in _closed_subsets(leaf, blocks):
                 orders = _by_kind(leaf, blocks, subset)
                 # The first leaf's own order of slots names the kind: it needs no transposition.
@@ -72,7 +72,7 @@ def meetings(leaves: tuple[Leaf, ...]) -> tuple[Meeting, ...]:
     return tuple(Meeting(tuple(sources[kind]), tuple(targets[kind])) for kind in sources)
 
 
-def _equalities(leaf: Leaf) -> list[tuple[int, ...]]:
+def equalities(leaf: Leaf) -> list[tuple[int, ...]]:
     """Every way in which slots of one group can hold the same unit: block numbers of slots."""
     found: list[tuple[int, ...]] = [()]
     for slot in leaf.slots:
@@ -123,7 +123,7 @@ def _by_kind(
 class Gatherer:
     """Sources of one layer: means over slots, each computed once from the next larger one."""
 
-    def __init__(self, features: dict[str, Float[Array, "b *slots f"]]) -> None:
+    def __init__(self, features: Features) -> None:
         self._features = features
         self._means: dict[View, Float[Array, "b *kept f"]] = {}
 
@@ -142,11 +142,11 @@ class Gatherer:
                 values = self._mean(view._replace(kept=wider))
                 self._means[view] = values.mean(axis=1 + wider.index(missing[0]))
             else:
-                self._means[view] = _diagonal(self._features[view.leaf], view.blocks)
+                self._means[view] = diagonal(self._features[view.leaf], view.blocks)
         return self._means[view]
 
 
-def _diagonal(x: Float[Array, "b *slots f"], blocks: tuple[int, ...]) -> Float[Array, "b *kept f"]:
+def diagonal(x: Float[Array, "b *slots f"], blocks: tuple[int, ...]) -> Float[Array, "b *kept f"]:
     """Entries at which slots of one block hold the same unit."""
     if len(set(blocks)) == len(blocks):
         return x
@@ -155,9 +155,7 @@ def _diagonal(x: Float[Array, "b *slots f"], blocks: tuple[int, ...]) -> Float[A
     return jnp.einsum(x, [batch, *slots, features], [batch, *sorted(set(slots)), features])
 
 
-def spread(
-    values: Float[Array, "b *kept f"], view: View, leaf: Leaf
-) -> Float[Array, "b *slots f"]:
+def spread(values: Float[Array, "b *kept f"], view: View, leaf: Leaf) -> Float[Array, "b *slots f"]:
     """Lay values along a target's slots, ready to be broadcast over those that are not kept."""
     count = len(set(view.blocks))
     by_block = sorted(range(len(view.kept)), key=view.kept.__getitem__)

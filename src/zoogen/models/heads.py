@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from zoogen.models.leaves import Features, Leaf
@@ -70,7 +70,7 @@ def initial_mlp(key: Array, sizes: tuple[int, ...]) -> Layers:
     for index, (inputs, outputs) in enumerate(pairwise(sizes)):
         gain = 1 if index == len(sizes) - 2 else 2
         draw = jax.random.normal(jax.random.fold_in(key, index), (outputs, inputs))
-        layers.append((np.sqrt(gain / inputs) * draw, jnp.zeros(outputs)))
+        layers.append((math.sqrt(gain / inputs) * draw, jnp.zeros(outputs)))
     return layers
 
 

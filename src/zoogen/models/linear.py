@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from functools import reduce
 from operator import add
@@ -83,7 +84,7 @@ def equivariant_linear(
         for index, meeting in enumerate(plan):
             of_matrix, of_bias = jax.random.split(jax.random.fold_in(key, index))
             shape = _width(meeting.sources, inputs), _width(meeting.targets, outputs)
-            deviation = 1 / np.sqrt(2 * shape[0])
+            deviation = 1 / math.sqrt(2 * shape[0])
             matrices.append(deviation * jax.random.normal(of_matrix, shape))
             if _is_invariant(meeting):
                 bias = deviation * jax.random.normal(of_bias, shape[1:])

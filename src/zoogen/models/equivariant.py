@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +17,7 @@ from zoogen.errors import ConfigError
 from zoogen.models.heads import POOLINGS, initial_mlp, mlp, pooled, pooled_size
 from zoogen.models.leaves import Features, Leaf, fold, leaves_of, permutable_terminals, unfold
 from zoogen.models.linear import equivariant_linear
-from zoogen.models.model import WeightModel, in_chunks
+from zoogen.models.model import Footprint, WeightModel, in_chunks
 from zoogen.networks.layers import ACTIVATIONS
 from zoogen.params import ParamSpec
 
@@ -104,18 +105,18 @@ def network_model(
     """
     if not poolings or not set(poolings) <= set(POOLINGS):
         raise ConfigError(f"poolings: expected some of {list(POOLINGS)}, found {list(poolings)}")
-    trunk = _trunk(spec, stack)
-    sizes = (pooled_size(trunk.leaves, trunk.widths, poolings), hidden, outputs)
+    body = trunk(spec, stack)
+    sizes = (pooled_size(body.leaves, body.widths, poolings), hidden, outputs)
 
     def init(key: Array) -> dict[str, Any]:
         of_trunk, of_head = jax.random.split(key)
-        return {"trunk": trunk.init(of_trunk), "head": initial_mlp(of_head, sizes)}
+        return {"trunk": body.init(of_trunk), "head": initial_mlp(of_head, sizes)}
 
     def apply(params: dict[str, Any], weights: Float[Array, "b p *c"]) -> Float[Array, "b outputs"]:
-        features = trunk.apply(params["trunk"], weights)
-        return mlp(params["head"], pooled(trunk.leaves, features, poolings))
+        features = body.apply(params["trunk"], weights)
+        return mlp(params["head"], pooled(body.leaves, features, poolings))
 
-    return WeightModel(init, in_chunks(apply, trunk.member_bytes))
+    return WeightModel(init, in_chunks(apply, body.footprint))
 
 
 def parameter_model(
@@ -148,26 +149,26 @@ def parameter_model(
         >>> model.apply(model.init(jax.random.key(0)), jnp.ones((7, 10))).shape
         (7, 2, 10)
     """
-    trunk = _trunk(spec, stack)
-    entries = {leaf.name: leaf.fixed * channels * networks for leaf in trunk.leaves}
-    last = equivariant_linear(trunk.leaves, trunk.widths, entries)
+    body = trunk(spec, stack)
+    entries = {leaf.name: leaf.fixed * channels * networks for leaf in body.leaves}
+    last = equivariant_linear(body.leaves, body.widths, entries)
 
     def init(key: Array) -> dict[str, Any]:
         of_trunk, of_last = jax.random.split(key)
-        factors = {leaf.name: jnp.full((), scale) for leaf in trunk.leaves}
-        return {"trunk": trunk.init(of_trunk), "last": last.init(of_last), "scale": factors}
+        factors = {leaf.name: jnp.full((), scale) for leaf in body.leaves}
+        return {"trunk": body.init(of_trunk), "last": last.init(of_last), "scale": factors}
 
     def apply(
         params: dict[str, Any], weights: Float[Array, "b p *c"]
     ) -> Float[Array, "b *networks p *channels"]:
-        features = last.apply(params["last"], trunk.apply(params["trunk"], weights))
+        features = last.apply(params["last"], body.apply(params["trunk"], weights))
         scaled = {name: params["scale"][name] * values for name, values in features.items()}
-        flat = unfold(trunk.leaves, scaled).reshape(-1, spec.size, networks, channels)
+        flat = unfold(body.leaves, scaled).reshape(-1, spec.size, networks, channels)
         outputs = flat.transpose(0, 2, 1, 3)
         outputs = outputs if networks > 1 else outputs[:, 0]
         return outputs if channels > 1 else outputs[..., 0]
 
-    return WeightModel(init, in_chunks(apply, trunk.member_bytes))
+    return WeightModel(init, in_chunks(apply, body.footprint))
 
 
 def mean_of_networks(function: Callable[..., Array]) -> Callable[..., Array]:
@@ -191,25 +192,25 @@ def mean_of_networks(function: Callable[..., Array]) -> Callable[..., Array]:
 
 
 # ------------------------------------------------------------------------------------------ trunk
-class _Trunk(NamedTuple):
+class Trunk(NamedTuple):
     """Layers without a head.
 
     Attributes:
         leaves: of the spec that the model is equivariant to.
         widths: features of each leaf that the last layer returns.
-        member_bytes: of one member's features.
+        footprint: of the layers.
         init: ``key → params``.
         apply: ``(params, weights) → features``, activated.
     """
 
     leaves: tuple[Leaf, ...]
     widths: dict[str, int]
-    member_bytes: int
+    footprint: Footprint
     init: Callable[[Array], list[dict[str, Any]]]
     apply: Callable[[list[dict[str, Any]], Float[Array, "b p *c"]], Features]
 
 
-def _trunk(spec: ParamSpec, stack: Stack) -> _Trunk:
+def trunk(spec: ParamSpec, stack: Stack) -> Trunk:
     symmetry = spec if stack.terminals == "fixed" else permutable_terminals(spec)
     leaves = leaves_of(symmetry)
     widths = {leaf.name: stack.channels * _kept(leaf, stack) for leaf in leaves}
@@ -235,8 +236,14 @@ def _trunk(spec: ParamSpec, stack: Stack) -> _Trunk:
             x = {name: x[name] + y[name] for name in x} if stack.residual else y
         return activate(params[-1], x)
 
-    size = sum(widths[p.name] * p.size for p in spec.parameters)
-    return _Trunk(leaves, widths, 4 * size, init, apply)
+    return Trunk(leaves, widths, _footprint(leaves, widths, stack.depth), init, apply)
+
+
+def _footprint(leaves: tuple[Leaf, ...], widths: dict[str, int], depth: int) -> Footprint:
+    numbers = {leaf.name: math.prod(leaf.sizes) * widths[leaf.name] for leaf in leaves}
+    total = sum(numbers.values())
+    width = sum(count * widths[name] for name, count in numbers.items()) / total
+    return Footprint(4 * depth * total, width)
 
 
 def _kept(leaf: Leaf, stack: Stack) -> int:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jaxtyping import Array, Float
 
-from zoogen.population import on_cpu
+from zoogen.population import chunk_size, on_cpu
 
 Tree = Any
 Apply = Callable[[Tree, Float[Array, "b p *c"]], Float[Array, "b ..."]]
 
-CHUNK_BYTES = 2**19  # features of the members that a CPU works on at once: they stay in cache
+# Of features of all layers, by measurement (benchmarks/weight_models.py):
+CHUNK_BYTES = 2**21  # a CPU works on so many at once, so that they stay in cache
+REUSED_BYTES = 2**25  # blocks of memory up to this size are kept from step to step and cost nothing
+NARROW = 128  # features of an entry up to which computing them again is cheaper than new memory
 
 
 @dataclass(frozen=True)
@@ -31,21 +34,33 @@ class WeightModel:
     apply: Apply
 
 
-def in_chunks(apply: Apply, member_bytes: int) -> Apply:
+class Footprint(NamedTuple):
+    """What a model computes on the way to its output.
+
+    Attributes:
+        member_bytes: size of one member's features in all layers.
+        width: mean number of features that one entry of a tensor holds.
+    """
+
+    member_bytes: int
+    width: float
+
+
+def in_chunks(apply: Apply, footprint: Footprint) -> Apply:
     """On CPU, run a few members at a time, and run them again for the gradient.
 
-    A step of training then allocates the features of a few members instead of a batch's. That is
-    nearly twice as fast although it computes more: new memory costs more than arithmetic that
-    stays in cache. On other backends the batch runs as a whole.
+    A step of training then allocates the features of a few members instead of a batch's. Where
+    those are many and narrow that is nearly twice as fast although it computes more: there, new
+    memory costs more than arithmetic that stays in cache. Elsewhere the batch runs as a whole.
 
     Args:
         apply: of a model.
-        member_bytes: the size of one member's features.
+        footprint: of the same model.
     """
 
     def run(params: Tree, weights: Float[Array, "b p *c"]) -> Float[Array, "b ..."]:
         batch = weights.shape[0]
-        size = _chunk(batch, member_bytes)
+        size = _chunk(batch, footprint)
         if not on_cpu() or size == batch:
             return apply(params, weights)
         # Without the barriers against merging the two runs, which a loop does not need.
@@ -56,7 +71,9 @@ def in_chunks(apply: Apply, member_bytes: int) -> Apply:
     return run
 
 
-def _chunk(batch: int, member_bytes: int) -> int:
-    """The largest divisor of a batch of which so many members fit; at least one."""
-    fitting = [n for n in range(1, batch + 1) if batch % n == 0 and n * member_bytes <= CHUNK_BYTES]
-    return max(fitting, default=1)
+def _chunk(batch: int, footprint: Footprint) -> int:
+    """Members that run at once: the batch, or the largest divisor of it that fits the cache."""
+    if footprint.width > NARROW or batch * footprint.member_bytes <= REUSED_BYTES:
+        return batch
+    fitting = chunk_size(footprint.member_bytes, CHUNK_BYTES)
+    return max(size for size in range(1, batch + 1) if batch % size == 0 and size <= fitting)

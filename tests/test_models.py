@@ -399,10 +399,36 @@ def test_several_networks_are_averaged_as_functions():
     np.testing.assert_allclose(found, np.tanh(2 * weights).mean(axis=0), atol=1e-6)
 
 
-@pytest.mark.parametrize("options", [{"channels": 0}, {"depth": 0}, {"terminal_rank": 0}])
-def test_impossible_stacks_are_refused(options):
-    with pytest.raises(ConfigError, match=r"expected at least 1, found 0"):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"channels": 0}, "channels: expected at least 1, found 0"),
+        ({"terminal_rank": 0}, "terminal_rank: expected at least 1, found 0"),
+        ({"terminals": "free"}, "terminals: expected one of fixed, permutable, found 'free'"),
+        ({"activation": "step"}, "activation: expected one of relu"),
+    ],
+)
+def test_impossible_stacks_are_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
         Stack(**options)
+
+
+@pytest.mark.parametrize("shape", [(4, 12), (4, 13, 2), (52,)])
+def test_weights_of_another_shape_are_refused(shape):
+    weight_model = network_model(mlp(2, 3, 1), 1, SMALL)
+    params = weight_model.init(jax.random.key(0))
+    with pytest.raises(ConfigError, match=r"expected \('b', 13\), found"):
+        weight_model.apply(params, jnp.zeros(shape))
+
+
+def test_several_input_channels_are_read():
+    spec = mlp(2, 3, 1)
+    weight_model = parameter_model(spec, replace(SMALL, input_channels=2))
+    params = weight_model.init(jax.random.key(0))
+    weights = jnp.asarray(np.random.default_rng(0).normal(size=(4, 13, 2)), jnp.float32)
+    outputs = [weight_model.apply(params, w) for w in (weights, weights[..., ::-1])]
+    assert outputs[0].shape == (4, 13)
+    assert not np.allclose(*outputs)
 
 
 @pytest.mark.parametrize("poolings", [(), ("median",)])

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,8 @@ from zoogen.models.linear import equivariant_linear
 from zoogen.models.model import Footprint, WeightModel, in_chunks
 from zoogen.networks.layers import ACTIVATIONS
 from zoogen.params import ParamSpec
+
+Terminals = Literal["fixed", "permutable"]
 
 NORM_FLOOR = 1e-6  # of a tensor's mean square: a tensor that is zero stays zero
 
@@ -45,7 +47,7 @@ class Stack:
 
     channels: int = 32
     depth: int = 4
-    terminals: Literal["fixed", "permutable"] = "fixed"
+    terminals: Terminals = "fixed"
     terminal_rank: int | None = None
     position_rank: int | None = None
     activation: str = "relu"
@@ -58,6 +60,11 @@ class Stack:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name}: expected at least 1, found {value}")
+        for name, known in (("terminals", get_args(Terminals)), ("activation", ACTIVATIONS)):
+            if getattr(self, name) not in known:
+                raise ConfigError(
+                    f"{name}: expected one of {', '.join(known)}, found {getattr(self, name)!r}"
+                )
 
 
 # What published models are as stacks; each is a starting point for `dataclasses.replace`.
@@ -211,6 +218,12 @@ class Trunk(NamedTuple):
 
 
 def trunk(spec: ParamSpec, stack: Stack) -> Trunk:
+    """The layers of a model without its head.
+
+    Args:
+        spec: of the networks that the model reads.
+        stack: its options.
+    """
     symmetry = spec if stack.terminals == "fixed" else permutable_terminals(spec)
     leaves = leaves_of(symmetry)
     widths = {leaf.name: stack.channels * _kept(leaf, stack) for leaf in leaves}
@@ -219,24 +232,36 @@ def trunk(spec: ParamSpec, stack: Stack) -> Trunk:
     later = equivariant_linear(leaves, widths, widths)
     layers = [first] + [later] * (stack.depth - 1)
     activate = partial(_activate, stack)
+    channelled = partial(_with_channels, spec, stack.input_channels)
 
     def init(key: Array) -> list[dict[str, Any]]:
-        keys = jax.random.split(key, stack.depth)
-        gains = {name: jnp.ones(width) for name, width in widths.items()}
-        return [
-            {"linear": layer.init(k), **({"gain": gains} if stack.normalise else {})}
-            for layer, k in zip(layers, keys, strict=True)
-        ]
+        params: list[dict[str, Any]] = []
+        for layer, of_layer in zip(layers, jax.random.split(key, stack.depth), strict=True):
+            params.append({"linear": layer.init(of_layer)})
+            if stack.normalise:
+                params[-1]["gain"] = {name: jnp.ones(width) for name, width in widths.items()}
+        return params
 
     def apply(params: list[dict[str, Any]], weights: Float[Array, "b p *c"]) -> Features:
-        channels = weights.reshape(weights.shape[0], spec.size, stack.input_channels)
-        x = first.apply(params[0]["linear"], fold(symmetry, leaves, channels))
+        x = first.apply(params[0]["linear"], fold(symmetry, leaves, channelled(weights)))
         for before, of_layer in pairwise(params):
             y = later.apply(of_layer["linear"], activate(before, x))
             x = {name: x[name] + y[name] for name in x} if stack.residual else y
         return activate(params[-1], x)
 
     return Trunk(leaves, widths, _footprint(leaves, widths, stack.depth), init, apply)
+
+
+def _with_channels(
+    spec: ParamSpec, channels: int, weights: Float[Array, "b p *c"]
+) -> Float[Array, "b p c"]:
+    expected = (spec.size,) if channels == 1 else (spec.size, channels)
+    if weights.shape[1:] not in {expected, (spec.size, channels)}:
+        raise ConfigError(
+            f"weights of a batch: expected {('b', *expected)}, found {weights.shape}; this model "
+            "was built for another spec, or for other input channels"
+        )
+    return weights.reshape(-1, spec.size, channels)
 
 
 def _footprint(leaves: tuple[Leaf, ...], widths: dict[str, int], depth: int) -> Footprint:

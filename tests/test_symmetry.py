@@ -16,6 +16,7 @@ from zoogen.networks import build_network
 from zoogen.params import Axis, ParamSpec
 from zoogen.symmetry import (
     Element,
+    activation_matching,
     apply,
     canonical,
     check_symmetry,
@@ -23,6 +24,7 @@ from zoogen.symmetry import (
     identity,
     invert,
     random_element,
+    weight_matching,
 )
 
 SEEDS = pytest.mark.parametrize("seed", [0, 1, 2])
@@ -143,6 +145,104 @@ def test_random_elements_are_uniform_permutations_and_allowed_factors(source):
     assert element.factors["relu"].min() > 0
     assert set(np.unique(element.factors["tanh"])) == {-1, 1}
     assert abs(element.factors["tanh"].mean()) < 5 / np.sqrt(3 * count)
+
+
+# ------------------------------------------------------------------------------------ nested groups
+HEADS, SHARE, STREAM = 3, 2, 4
+NESTED = {"keys": ("heads", HEADS), "values": ("heads", HEADS)}
+
+
+def attention_spec(parents=NESTED):
+    """One layer of attention, with a temperature per head."""
+    stream, keys = Axis(STREAM, "stream"), Axis(HEADS * SHARE, "keys")
+    values = Axis(HEADS * SHARE, "values")
+    axes = {
+        "embed": (stream, Axis(4)), "query": (keys, stream), "key": (keys, stream),
+        "value": (values, stream), "temperature": (Axis(HEADS, "heads"),), "out": (stream, values),
+        "logits": (Axis(3), stream),
+    }  # fmt: skip
+    return ParamSpec.build(axes, {"keys": "sign"}, parents)  # both queries and keys change theirs
+
+
+def attend(params, images):
+    """Logits of sequences, read from images of one channel ``[b 1 t f]``."""
+    x = jax.nn.gelu(jnp.einsum("btf,sf->bts", images[:, 0], params["embed"]))
+    split = lambda weight: jnp.einsum(  # noqa: E731
+        "bts,hes->bhte", x, params[weight].reshape(HEADS, SHARE, STREAM)
+    )
+    scores = jnp.einsum("bhte,bhue->bhtu", split("query"), split("key"))
+    weights = jax.nn.softmax(scores * params["temperature"][:, None, None], axis=-1)
+    heads = jax.nn.gelu(jnp.einsum("bhtu,bhue->bthe", weights, split("value")))
+    x = x + heads.reshape(*x.shape[:2], -1) @ params["out"].T
+    return x.mean(axis=1) @ params["logits"].T
+
+
+def attention_network(spec):
+    return replace(network_of("mlp"), image_shape=(1, 5, 4), spec=spec, apply=attend)
+
+
+@pytest.mark.parametrize("source", [0, 1, "key"])
+def test_nested_elements_form_a_group_and_leave_attention_unchanged(source):
+    spec = attention_spec()
+    if source == "key":
+        g, h = (random_element(spec, jax.random.key(i), (20,)) for i in (0, 1))
+    else:
+        g, h = (random_element(spec, 2 * source + i, (20,)) for i in (0, 1))
+    values = members_of(spec, 20).astype(np.float32)
+    both = apply(spec, compose(g, h), values)
+    assert np.array_equal(both, apply(spec, g, apply(spec, h, values)))
+    assert np.array_equal(apply(spec, compose(invert(g), g), values), values)
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(3, 1, 5, 4)), jnp.float32)
+    run = jax.jit(jax.vmap(lambda v: attend(spec.unflatten(v), images)))
+    logits = run(values)
+    np.testing.assert_allclose(run(both), logits, rtol=1e-4, atol=1e-5 * np.abs(logits).max())
+    one = spec.permute(values[0], spec.random_permutation(3))
+    np.testing.assert_allclose(run(one[None])[0], logits[0], rtol=1e-4, atol=1e-4)
+
+
+def test_nested_specs_are_checked():
+    kinds = [(f.group, f.kind) for f in check_symmetry(attention_network(attention_spec()))]
+    assert {group for group, kind in kinds if kind == "permutation"} == {
+        "stream", "heads", "keys", "values"
+    }  # fmt: skip
+    free = attention_spec(parents={})
+    with pytest.raises(ConfigError, match=r"group '(keys|values|heads)': permutation should"):
+        check_symmetry(attention_network(free))
+
+
+def test_nested_specs_survive_json_and_others_are_stored_as_ever():
+    spec = attention_spec()
+    assert ParamSpec.from_json(spec.to_json()) == spec
+    assert spec.groups["keys"].parent == "heads"
+    assert set(network_of("lenet").spec.to_json()) == {"parameters", "scalings"}
+
+
+@pytest.mark.parametrize(
+    ("parents", "message"),
+    [
+        ({"kays": ("heads", 3)}, "no axis names group 'kays'"),
+        ({"keys": ("heads", 2)}, "3 units, but group 'heads' has 2"),
+        ({"keys": ("stream", 4)}, "can't be nested"),
+        ({"keys": ("heads", 3), "heads": ("stream", 4)}, "can't be nested"),
+    ],
+)
+def test_impossible_nesting_is_refused(parents, message):
+    with pytest.raises(ConfigError, match=message):
+        attention_spec(parents)
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        lambda spec, values: canonical(spec, values),
+        lambda spec, values: weight_matching(spec, values, values),
+        lambda spec, values: activation_matching(attention_network(spec), values, values, None),
+    ],
+)
+def test_algorithms_that_need_free_units_refuse_nested_groups(task):
+    spec = attention_spec()
+    with pytest.raises(ConfigError, match=r"found 'keys' nested in 'heads'"):
+        task(spec, members_of(spec, 2))
 
 
 def test_an_element_of_another_network_is_refused():

@@ -68,11 +68,15 @@ class Group:
         size: number of units.
         scaling: continuous symmetry that the activation adds: ``positive`` (relu, leaky relu:
             incoming weights × s, outgoing ÷ s for s > 0), ``sign`` (tanh), or ``none``.
+        parent: group whose units own equal shares of consecutive units of this one, as the heads
+            of an attention layer own their dimensions: a parent's units move as a whole, and each
+            may order its own share. ``None`` where all units are exchangeable.
     """
 
     name: str
     size: int
     scaling: str = "none"
+    parent: str | None = None
 
 
 @dataclass(frozen=True)
@@ -93,26 +97,35 @@ class ParamSpec:
 
     parameters: tuple[Parameter, ...]
     scalings: tuple[tuple[str, str], ...] = ()
+    parents: tuple[tuple[str, str, int], ...] = ()
 
     @classmethod
     def build(
-        cls, axes: Mapping[str, tuple[Axis, ...]], scalings: Mapping[str, str] | None = None
+        cls,
+        axes: Mapping[str, tuple[Axis, ...]],
+        scalings: Mapping[str, str] | None = None,
+        parents: Mapping[str, tuple[str, int]] | None = None,
     ) -> ParamSpec:
         """Lay out parameters one behind the other in the order given.
 
         Args:
             axes: parameter name → its axes.
             scalings: group name → continuous symmetry of its activation.
+            parents: group name → its parent's name and number of units: ``{"key": ("heads", 4)}``
+                where an axis of group ``key`` holds the dimensions of 4 heads, head by head. The
+                parent may have axes of its own, but no parent.
 
         Raises:
-            ConfigError: if axes that share a group disagree on the number of units.
+            ConfigError: if axes that share a group disagree on the number of units, or a group
+                can't be nested as ``parents`` says.
         """
         offset, parameters = 0, []
         for name, parameter_axes in axes.items():
             parameter = Parameter(name, tuple(parameter_axes), offset)
             parameters.append(parameter)
             offset += parameter.size
-        spec = cls(tuple(parameters), tuple((scalings or {}).items()))
+        nested = tuple((group, *parent) for group, parent in (parents or {}).items())
+        spec = cls(tuple(parameters), tuple((scalings or {}).items()), nested)
         _ = spec.groups  # raises on a contradiction now, not at first use
         return spec
 
@@ -123,16 +136,20 @@ class ParamSpec:
 
     @cached_property
     def groups(self) -> dict[str, Group]:
-        """Group name → :class:`Group`, in order of first appearance."""
+        """Group name → :class:`Group`, in order of first appearance, parents before children."""
         scalings = dict(self.scalings)
+        parents = {group: (parent, units) for group, parent, units in self.parents}
         groups: dict[str, Group] = {}
         for parameter in self.parameters:
             for axis in parameter.axes:
                 if axis.group is None:
                     continue
                 units, rest = divmod(axis.size, axis.block)
+                parent, families = parents.get(axis.group, (None, 1))
+                if parent is not None:
+                    groups.setdefault(parent, Group(parent, families, scalings.get(parent, "none")))
                 group = groups.setdefault(
-                    axis.group, Group(axis.group, units, scalings.get(axis.group, "none"))
+                    axis.group, Group(axis.group, units, scalings.get(axis.group, "none"), parent)
                 )
                 if rest or units != group.size:
                     raise ConfigError(
@@ -140,6 +157,7 @@ class ParamSpec:
                         f"{axis.block} has {axis.size / axis.block:g} units, but group "
                         f"{axis.group!r} has {group.size}; correct the axis"
                     )
+        _refuse_wrong_nesting(groups, parents)
         return groups
 
     def __getitem__(self, name: str) -> Parameter:
@@ -197,10 +215,19 @@ class ParamSpec:
     def random_permutation(self, seed: int) -> dict[str, Int[np.ndarray, " units"]]:
         """A uniformly random element of the permutation group."""
         rng = np.random.default_rng(seed)
-        return {name: rng.permutation(group.size) for name, group in self.groups.items()}
+        orders: dict[str, Int[np.ndarray, " units"]] = {}
+        for name, group in self.groups.items():
+            if group.parent is None:
+                orders[name] = rng.permutation(group.size)
+            else:
+                parent = orders[group.parent]
+                shares = np.tile(np.arange(group.size // parent.size), (parent.size, 1))
+                orders[name] = nested_order(parent, rng.permuted(shares, axis=-1))
+        return orders
 
     def to_json(self) -> dict[str, Any]:
         """Plain data from which :meth:`from_json` rebuilds the spec."""
+        nested = {group: list(parent) for group, *parent in self.parents}
         return {
             "parameters": [
                 {
@@ -212,6 +239,7 @@ class ParamSpec:
                 for p in self.parameters
             ],
             "scalings": dict(self.scalings),
+            **({"parents": nested} if nested else {}),  # most specs have none: stored as ever
         }
 
     @classmethod
@@ -221,7 +249,40 @@ class ParamSpec:
             p["name"]: tuple(Axis(a["size"], a["group"], a["block"]) for a in p["axes"])
             for p in data["parameters"]
         }
-        return cls.build(axes, data["scalings"])
+        parents = {group: (name, units) for group, (name, units) in data.get("parents", {}).items()}
+        return cls.build(axes, data["scalings"], parents)
+
+
+def nested_order(parent: Int[Any, "*m families"], shares: Int[Any, "*m families share"]) -> Any:
+    """Order of a nested group's units from its parent's order and an order within each share.
+
+    Args:
+        parent: the share that comes where.
+        shares: of each share's own units, counted from zero; NumPy or JAX.
+
+    Example:
+        >>> nested_order(np.array([1, 0]), np.array([[0, 1, 2], [2, 1, 0]])).tolist()
+        [3, 4, 5, 2, 1, 0]
+    """
+    units = parent[..., None] * shares.shape[-1] + shares
+    return units.reshape(*parent.shape[:-1], parent.shape[-1] * shares.shape[-1])
+
+
+def _refuse_wrong_nesting(
+    groups: Mapping[str, Group], parents: Mapping[str, tuple[str, int]]
+) -> None:
+    for name, (parent, units) in parents.items():
+        if name not in groups:
+            raise ConfigError(
+                f"parents: no axis names group {name!r}; the axes name {list(groups)}"
+            )
+        found = groups[parent]
+        if found.size != units or groups[name].size % units or found.parent is not None:
+            raise ConfigError(
+                f"parents: group {name!r} with {groups[name].size} units can't be nested in "
+                f"{units} units of {parent!r}, which has {found.size} and the parent "
+                f"{found.parent!r}; a parent has no parent, and its units divide those of the group"
+            )
 
 
 def _expand_blocks(order: Int[np.ndarray, " units"], block: int) -> Int[np.ndarray, " size"]:

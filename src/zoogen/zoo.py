@@ -364,7 +364,8 @@ class Zoo:
         size = self.reader.cohort(cohort).members
         for name, metric in self._last_metrics(cohort).items():
             extra[name] = _last_per_member(metric, size)[rows]
-        return table.assign(**extra)
+        # At once: a hundred columns put in one after another would lie scattered in memory.
+        return pd.concat([table, pd.DataFrame(extra, index=table.index)], axis=1)
 
     def _member_row(self, member: int | str) -> pd.Series:
         if isinstance(member, str):

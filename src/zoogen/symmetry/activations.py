@@ -13,6 +13,7 @@ from zoogen.population import MemberFunction, over_members
 from zoogen.symmetry.assignment import best_order, picked
 from zoogen.symmetry.elements import Element
 from zoogen.symmetry.matching import Matching, is_signed, overwrite, unmatched
+from zoogen.symmetry.units import refuse_nested_groups
 
 
 def activation_matching(
@@ -36,10 +37,14 @@ def activation_matching(
     Returns:
         Matchings whose objective is the mean correlation over all units, in [−1, 1].
 
+    Raises:
+        ConfigError: if the network has nested groups.
+
     Reference:
         Li, Yosinski, Clune, Lipson and Hopcroft, Convergent learning: do different neural networks
         learn the same representations?, 2015.
     """
+    refuse_nested_groups(network.spec, "activation matching")
     b = np.asarray(b)
     a = np.broadcast_to(np.asarray(a), b.shape)
     found = _correlations(network)((a, b), images)

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 
 from zoogen.params import ParamSpec
 from zoogen.symmetry.elements import Element, apply, compose, identity
-from zoogen.symmetry.units import by_unit, places
+from zoogen.symmetry.units import by_unit, places, refuse_nested_groups
 
 Parts = dict[str, np.ndarray]
 
@@ -48,12 +48,16 @@ def canonical(spec: ParamSpec, values: Float[np.ndarray, "*m p"]) -> Canonical:
         spec: of the network.
         values: flat weights; computed in float64, returned in their own precision.
 
+    Raises:
+        ConfigError: if the spec has nested groups.
+
     Example:
         >>> from zoogen.params import Axis
         >>> spec = ParamSpec.build({"hidden.bias": (Axis(3, "hidden"),)})
         >>> canonical(spec, np.array([2.0, 3.0, 1.0])).values.tolist()
         [3.0, 2.0, 1.0]
     """
+    refuse_nested_groups(spec, "canonical form")
     values = np.asarray(values)
     lead, exact = values.shape[:-1], values.astype(np.float64).reshape(-1, spec.size)
     element = identity(spec, exact.shape[:1])

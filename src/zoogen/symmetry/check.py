@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from zoogen.errors import ConfigError
 from zoogen.networks import Network
 from zoogen.networks.architecture import Apply
-from zoogen.params import Group, Params, ParamSpec
+from zoogen.params import Group, Params, ParamSpec, nested_order
 from zoogen.symmetry.elements import Element, apply
+from zoogen.symmetry.units import places
 
 TOLERANCES = {"float32": 1e-5, "float64": 1e-10}
 ELEMENTS = 3
@@ -95,9 +96,9 @@ def _findings(network: Network, rng: np.random.Generator, dtype: Any) -> tuple[F
         (group, kind)
         for group in spec.groups.values()
         for kind in _ACTIONS
-        if kind != "permutation" or group.size > 1
+        if (group.size > 1 if kind == "permutation" else any(places(spec, group.name)))
     ]
-    elements = [_ACTIONS[kind](group, rng) for group, kind in trials for _ in range(ELEMENTS)]
+    elements = [_ACTIONS[kind](spec, group, rng) for group, kind in trials for _ in range(ELEMENTS)]
     members = np.stack([vector, *[apply(spec, element, vector) for element in elements]])
     params = spec.unflatten(jnp.asarray(members, dtype))
     logits = np.asarray(_program(network.apply)(params, images))
@@ -130,24 +131,37 @@ def _program(function: Apply) -> Callable[[Params, Array], Array]:
     return jax.jit(run)
 
 
-def _cycle(group: Group, rng: np.random.Generator) -> Element:
-    """A random cycle through all units: no unit stays, so that no wrong label goes unseen."""
-    around, order = rng.permutation(group.size), np.empty(group.size, int)
+def _cycle(spec: ParamSpec, group: Group, rng: np.random.Generator) -> Element:
+    """Random cycles through all units (of a nested group, through each parent's share): no unit
+    stays, so that no wrong label goes unseen. What is nested in a unit moves with it."""
+    families = 1 if group.parent is None else spec.groups[group.parent].size
+    cycles = [_cyclic_order(group.size // families, rng) for _ in range(families)]
+    order = nested_order(np.arange(families), np.stack(cycles))
+    orders = {group.name: order}
+    for child in spec.groups.values():
+        if child.parent == group.name:
+            shares = np.tile(np.arange(child.size // group.size), (group.size, 1))
+            orders[child.name] = nested_order(order, shares)
+    return Element(orders, {})
+
+
+def _cyclic_order(units: int, rng: np.random.Generator) -> Int[np.ndarray, " units"]:
+    around, order = rng.permutation(units), np.empty(units, int)
     order[around] = np.roll(around, 1)
-    return Element({group.name: order}, {})
+    return order
 
 
-def _scale(group: Group, rng: np.random.Generator) -> Element:
+def _scale(spec: ParamSpec, group: Group, rng: np.random.Generator) -> Element:
     return Element({}, {group.name: np.exp(rng.uniform(0.2, 0.8, group.size))})
 
 
-def _flip(group: Group, rng: np.random.Generator) -> Element:
+def _flip(spec: ParamSpec, group: Group, rng: np.random.Generator) -> Element:
     signs = rng.choice([-1.0, 1.0], group.size)
     signs[rng.integers(group.size)] = -1
     return Element({}, {group.name: signs})
 
 
-_ACTIONS: dict[str, Callable[[Group, np.random.Generator], Element]] = {
+_ACTIONS: dict[str, Callable[[ParamSpec, Group, np.random.Generator], Element]] = {
     "permutation": _cycle,
     "positive": _scale,
     "sign": _flip,

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from zoogen.errors import ConfigError
-from zoogen.params import Parameter, ParamSpec
+from zoogen.params import Parameter, ParamSpec, nested_order
 from zoogen.symmetry.units import broadcastable, expand, lay_along
 
 Numbers = np.ndarray | Array
@@ -81,14 +81,22 @@ def random_element(
         >>> element.permutations["hidden"].shape, element.factors["hidden"].shape
         ((3, 4), (3, 4))
     """
-    orders, factors = {}, {}
+    orders: dict[str, Any] = {}
+    factors = {}
     for index, (name, group) in enumerate(spec.groups.items()):
-        shape = (*lead, group.size)
+        families = 1 if group.parent is None else spec.groups[group.parent].size
+        shape = (*lead, families, group.size // families)
         if isinstance(source, int):
             rng = np.random.default_rng((source, index))
-            orders[name], normal = _numpy_draws(rng, shape)
+            shares, normal = _numpy_draws(rng, shape)
         else:
-            orders[name], normal = _jax_draws(jax.random.fold_in(source, index), shape)
+            shares, normal = _jax_draws(jax.random.fold_in(source, index), shape)
+        normal = normal.reshape(*lead, group.size)
+        orders[name] = (
+            shares[..., 0, :]
+            if group.parent is None
+            else nested_order(orders[group.parent], shares)
+        )
         if group.scaling == "sign":
             factors[name] = 1 - 2 * (normal < 0).astype(normal.dtype)
         elif group.scaling == "positive":

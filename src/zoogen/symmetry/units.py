@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from zoogen.errors import ConfigError
 from zoogen.params import Axis, Parameter, ParamSpec
 
 Numbers = np.ndarray | Array
@@ -41,6 +42,21 @@ def places(spec: ParamSpec, group: str) -> Iterator[Place]:
         for position, axis in enumerate(parameter.axes):
             if axis.group == group:
                 yield Place(parameter, position)
+
+
+def refuse_nested_groups(spec: ParamSpec, task: str) -> None:
+    """Refuse specs whose units do not all move freely, where an algorithm assumes that they do.
+
+    Raises:
+        ConfigError: naming the group that has a parent.
+    """
+    for group in spec.groups.values():
+        if group.parent is not None:
+            raise ConfigError(
+                f"{task}: expected groups of freely exchangeable units, found {group.name!r} "
+                f"nested in {group.parent!r}; elements, checks and models take such specs, this "
+                "does not yet"
+            )
 
 
 def by_unit(place: Place, values: Float[np.ndarray, "m ..."]) -> Float[np.ndarray, "m units r"]:

@@ -23,7 +23,7 @@ from zoogen.symmetry.matching import (
     select,
     unmatched,
 )
-from zoogen.symmetry.units import Place, by_unit, places
+from zoogen.symmetry.units import Place, by_unit, places, refuse_nested_groups
 
 CHUNK_ENTRIES = 2**19  # weights of the pairs that are matched side by side: they stay in cache
 GAIN = 1e-7  # smallest relative gain that counts; below lies the rounding of float32
@@ -58,6 +58,9 @@ def weight_matching(
         seed: of the restarts; all pairs share them.
         max_sweeps: bound on the passes of a run.
 
+    Raises:
+        ConfigError: if the spec has nested groups.
+
     Example:
         >>> from zoogen.params import Axis
         >>> spec = ParamSpec.build({"hidden.weight": (Axis(3, "hidden"), Axis(2))})
@@ -70,6 +73,7 @@ def weight_matching(
         Ainsworth, Hayase and Srinivasa, Git Re-Basin: merging models modulo permutation
         symmetries, 2022. We differ in the start, and in the signs.
     """
+    refuse_nested_groups(spec, "weight matching")
     b = np.asarray(b)
     a = np.broadcast_to(np.asarray(a), b.shape)
     given = start if start is None else complete(spec, start, len(b))

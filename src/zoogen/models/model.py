@@ -1,0 +1,79 @@
+"""Weight models: functions of other networks' weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+from jaxtyping import Array, Float
+
+from zoogen.population import chunk_size, on_cpu
+
+Tree = Any
+Apply = Callable[[Tree, Float[Array, "b p *c"]], Float[Array, "b ..."]]
+
+# Of features of all layers, by measurement (benchmarks/weight_models.py):
+CHUNK_BYTES = 2**21  # a CPU works on so many at once, so that they stay in cache
+REUSED_BYTES = 2**25  # blocks of memory up to this size are kept from step to step and cost nothing
+NARROW = 128  # features of an entry up to which computing them again is cheaper than new memory
+
+
+@dataclass(frozen=True)
+class WeightModel:
+    """A model that reads weights, as pure functions.
+
+    Attributes:
+        init: ``key → params``.
+        apply: ``(params, weights [b p] or [b p c]) → outputs [b …]``; a member's output does not
+            depend on the other members of the batch.
+    """
+
+    init: Callable[[Array], Tree]
+    apply: Apply
+
+
+class Footprint(NamedTuple):
+    """What a model computes on the way to its output.
+
+    Attributes:
+        member_bytes: size of one member's features in all layers.
+        width: mean number of features that one entry of a tensor holds.
+    """
+
+    member_bytes: int
+    width: float
+
+
+def in_chunks(apply: Apply, footprint: Footprint) -> Apply:
+    """On CPU, run a few members at a time, and run them again for the gradient.
+
+    A step of training then allocates the features of a few members instead of a batch's. Where
+    those are many and narrow that is nearly twice as fast although it computes more: there, new
+    memory costs more than arithmetic that stays in cache. Elsewhere the batch runs as a whole.
+
+    Args:
+        apply: of a model.
+        footprint: of the same model.
+    """
+
+    def run(params: Tree, weights: Float[Array, "b p *c"]) -> Float[Array, "b ..."]:
+        batch = weights.shape[0]
+        size = _chunk(batch, footprint)
+        if not on_cpu() or size == batch:
+            return apply(params, weights)
+        # Without the barriers against merging the two runs, which a loop does not need.
+        again = jax.checkpoint(lambda chunk: apply(params, chunk), prevent_cse=False)
+        outputs = jax.lax.map(again, weights.reshape(-1, size, *weights.shape[1:]))
+        return outputs.reshape(batch, *outputs.shape[2:])
+
+    return run
+
+
+def _chunk(batch: int, footprint: Footprint) -> int:
+    """Members that run at once: the batch, or the largest divisor of it that fits the cache."""
+    if footprint.width > NARROW or batch * footprint.member_bytes <= REUSED_BYTES:
+        return batch
+    fitting = chunk_size(footprint.member_bytes, CHUNK_BYTES)
+    return max(size for size in range(1, batch + 1) if batch % size == 0 and size <= fitting)

@@ -7,20 +7,40 @@ from zoogen.models.equivariant import (
     network_model,
     parameter_model,
 )
+from zoogen.models.graphs import Frame, frame_of, graph_of
 from zoogen.models.leaves import permutable_terminals
+from zoogen.models.message_passing import GraphStack, graph_model, of_one_spec
 from zoogen.models.model import WeightModel
 from zoogen.models.standard import Standard, entry_orbits, fit_standard, standardise
+from zoogen.models.unions import (
+    GraphBatch,
+    GraphStandard,
+    fit_graph_standard,
+    standardise_graphs,
+    unite,
+)
 
 __all__ = [
     "STACKS",
+    "Frame",
+    "GraphBatch",
+    "GraphStack",
+    "GraphStandard",
     "Stack",
     "Standard",
     "WeightModel",
     "entry_orbits",
+    "fit_graph_standard",
     "fit_standard",
+    "frame_of",
+    "graph_model",
+    "graph_of",
     "mean_of_networks",
     "network_model",
+    "of_one_spec",
     "parameter_model",
     "permutable_terminals",
     "standardise",
+    "standardise_graphs",
+    "unite",
 ]

@@ -265,6 +265,7 @@ def test_standard_scale_of_roles():
          "spec 0: needs kernel"),
         (lambda: graph_of(ParamSpec.build({"w": (Axis(2), Axis(2), Axis(3, "third"))})),
          "an edge has two ends"),
+        (lambda: graph_of(ParamSpec.build({"b": (Axis(2),)})), "a parameter of two axes"),
         (lambda: GraphStack(channels=0), "channels: expected at least 1"),
         (lambda: GraphStack(order="backward"), "order: expected one of"),
     ],

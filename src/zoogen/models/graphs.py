@@ -95,7 +95,8 @@ def graph_of(spec: ParamSpec) -> Graph:
     """The graph of a spec, built once.
 
     Raises:
-        ConfigError: if units lie along a third axis of a parameter, which no edge can bear.
+        ConfigError: if no parameter has two axes, or units lie along a third axis of one, which
+            no edge can bear.
 
     Example:
         >>> from zoogen.params import Axis
@@ -113,6 +114,11 @@ def graph_of(spec: ParamSpec) -> Graph:
             ends = numbers[_name(parameter, 1)], numbers[_name(parameter, 0)]
             blocks.append(_block(parameter, ends, seen[ends]))
             seen[ends] += 1
+    if not blocks:
+        raise ConfigError(
+            f"graph: expected a parameter of two axes, found {[p.name for p in spec.parameters]} "
+            "with one each; a network without weights between units has no edges"
+        )
     return Graph(sets, _values(spec, sets, numbers), tuple(blocks), _owners(spec, sets, numbers))
 
 

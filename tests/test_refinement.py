@@ -83,6 +83,19 @@ def test_neighbouring_whole_numbers_have_nothing_between_them() -> None:
     assert propose(cells, {"network.depth": (1, 2)}, 5) == []
 
 
+def test_no_cell_comes_so_near_to_another_that_the_axes_can_not_tell() -> None:
+    """Ends of an axis have six digits, middles four."""
+    rates = (0.0309261, 0.123207)
+    cells = pd.DataFrame([
+        {"network.width": w, "train.learning_rate": r, "phase": p, "confidence": 1.0}
+        for w, r, p in ((4, rates[0], "I"), (4, rates[1], "II"), (4, 0.0617276, "I"),
+                        (8, rates[0], "I"), (8, rates[1], "II"))
+    ])  # fmt: skip
+    axes = {"network.width": (4, 8), "train.learning_rate": rates}
+    found = propose(cells, axes, 10)
+    assert places(found) == {(8, 0.06173), (4, 0.08721)}
+
+
 def test_repeated_refinement_closes_in_and_ends() -> None:
     """A boundary at 0.2 is bracketed ever closer, until the axis can't tell its cells apart."""
     axes = {"train.momentum": (0.1, 0.9)}
@@ -117,9 +130,14 @@ def test_what_can_not_be_refined_is_told() -> None:
 @pytest.fixture
 def split_zoo(copied_zoo: Path) -> Zoo:
     """The tiny zoo with labels that change between its two widths."""
-    zoo = open_zoo(copied_zoo)
+    return relabel(open_zoo(copied_zoo))
+
+
+def relabel(zoo: Zoo) -> Zoo:
+    """Label the wide members IV-B and all others III."""
     members = zoo.members
     wide = members["network.width"] == 8
+    path = zoo.path
     labels = zoo.reader.labels()
     assert labels is not None
     by_id = labels.members.assign(
@@ -127,10 +145,10 @@ def split_zoo(copied_zoo: Path) -> Zoo:
     )
     of_cell = zoo.cells["network.width"].loc[labels.cells["cell"]].to_numpy()
     cells = labels.cells.assign(phase=np.where(of_cell == 8, "IV-B", "III"), confidence=1.0)
-    with store.ZooWriter.open(copied_zoo, {}) as writer:
+    with store.ZooWriter.open(path, {}) as writer:
         writer.write_labels(by_id, cells, labels.info)
         writer.write_members_table(zoo.members.reset_index())
-    return open_zoo(copied_zoo)
+    return open_zoo(path)
 
 
 def files_of(zoo: Zoo) -> dict[str, str]:
@@ -174,11 +192,21 @@ def test_added_members_are_what_a_grid_with_their_values_would_hold(
 def test_further_rounds_and_further_runs_cover_everything(split_zoo: Zoo) -> None:
     path = split_zoo.path
     factory.measure(path, ["sharpness"])
-    factory.refine(path, 1)
+    relabel(factory.refine(path, 1))
     zoo = factory.refine(path, 1)
-    assert list(zoo.plan.further) == ["0001", "0002"][: len(zoo.plan.further)]
+    assert list(zoo.plan.further) == ["0001", "0002"]
     assert "ascent_sharpness" in zoo.metric_names()
     assert np.isfinite(zoo.members["ascent_sharpness"]).all()
+
+
+def test_cells_are_proposed_and_judged_by_one_rule(split_zoo: Zoo, tmp_path: Path) -> None:
+    path = factory.label(split_zoo.path, "adaptive").path
+    relabel(open_zoo(path))
+    with pytest.raises(ConfigError, match="labelled by rule 'adaptive'"):
+        factory.refine(path, 1, "taxonomy")
+    labels = factory.refine(path, 1).reader.labels()
+    assert labels is not None
+    assert labels.info["rule"] == "adaptive"
 
 
 @pytest.mark.parametrize("stage", ["_train_blocks", "_measure_cohort", "write_labels"])
@@ -204,6 +232,7 @@ def test_an_interrupted_round_is_finished_and_nothing_more(
 
 
 def test_generate_finishes_a_refinement_too(tiny_config: Path, split_zoo: Zoo) -> None:
+    factory.measure(split_zoo.path, ["sharpness"])
     zoo = factory.refine(split_zoo.path, 1)
     file = next(f for f in files_of(zoo) if f.startswith("training/") and "-0001/weights" in f)
     (zoo.path / file).unlink()
@@ -236,7 +265,7 @@ def test_the_command_line(split_zoo: Zoo, run) -> None:  # type: ignore[no-untyp
     assert code == 0
     assert "refinement 1 added 2 cells" in out
     code, out, _ = run("info", split_zoo.path)
-    assert "2 cells added by 1 refinements" in out
+    assert "2 cells added, in 1 rounds" in out
     code, _, err = run("refine", split_zoo.path, "--budget", 0)
     assert code == 2
     assert "budget" in err

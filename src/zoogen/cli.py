@@ -138,7 +138,7 @@ def refine(
     zoo: ZooPath,
     budget: Annotated[int, typer.Option(metavar="N", help="Most cells to add.")],
     rule: Annotated[
-        str | None, typer.Option(help="Name or TOML file of a rule; the config's by default.")
+        str | None, typer.Option(help="TOML file of the labels' rule, if zoogen does not ship it.")
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the cells and do no work.")
@@ -148,14 +148,17 @@ def refine(
     """Add cells where phases change or are uncertain; train, measure and label them."""
     from zoogen import factory, present
     from zoogen.progress import console_reporter
+    from zoogen.zoo import open_zoo
 
     if dry_run:
-        found = factory.proposals(zoo, budget)
+        found = factory.proposals(zoo, budget, rule)
         text = present.proposals_json(found) if as_json else present.proposals_text(found)
         _print(text, as_json)
         return
+    before = open_zoo(zoo)
     refined = factory.refine(zoo, budget, rule, console_reporter())
-    _print(present.info_json(refined) if as_json else present.refined_text(refined), as_json)
+    text = present.refined_text(refined, before)
+    _print(present.info_json(refined) if as_json else text, as_json)
 
 
 @app.command()
@@ -337,7 +340,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         raise
 
 
-INTERRUPTED = "interrupted; everything committed is kept, the same command resumes"
+INTERRUPTED = (
+    "interrupted; everything committed to a zoo is kept, the same command resumes (a study, which "
+    "writes its files at the end, begins anew)"
+)
 
 
 def _complain(message: str, code: int) -> NoReturn:

@@ -168,16 +168,18 @@ def label(path: str | Path, rule: str | None = None) -> Zoo:
 
 
 # ----------------------------------------------------------------------------------- refinement
-def proposals(path: str | Path, budget: int) -> list[Proposal]:
+def proposals(path: str | Path, budget: int, rule: str | None = None) -> list[Proposal]:
     """The cells that :func:`refine` would add; does no work.
 
     Args:
         path: of a complete zoo.
         budget: most cells to propose.
+        rule: see :func:`refine`.
 
     Raises:
         NotFoundError: if there is no zoo, or it is not complete.
-        ConfigError: for a budget below 1, a grid without numbers, or a derived zoo.
+        ConfigError: for a budget below 1, a grid without numbers, a derived zoo, or another rule
+            than that of the labels.
     """
     zoo = open_zoo(path)
     if "derivation" in zoo.facts:
@@ -187,9 +189,10 @@ def proposals(path: str | Path, budget: int) -> list[Proposal]:
         )
     if not zoo.is_complete:
         raise NotFoundError(
-            f"{zoo.path}: the zoo is not complete: {len(zoo)} of {zoo.plan.n_members} members; "
-            "repeat the command that made it before refining it further"
+            f"{zoo.path}: the zoo is not complete, it lacks {zoo.missing}; repeat `{zoo.made_by}` "
+            "(or `zoogen measure`, `zoogen label`) before refining it further"
         )
+    _rule_of_labels(zoo, rule)
     named = [key for key in (zoo.config.grid.load, zoo.config.grid.temperature) if key]
     return propose(zoo.cells, zoo.plan.axes, budget, named or None)
 
@@ -208,7 +211,7 @@ def refine(
     Args:
         path: of a labelled zoo.
         budget: most cells to add.
-        rule: name or TOML file of a rule; that of the zoo's config by default.
+        rule: TOML file of the rule that the labels come from, where zoogen does not ship it.
         reporter: shows progress; silent by default.
 
     Returns:
@@ -216,35 +219,48 @@ def refine(
 
     Raises:
         NotFoundError: if there is no zoo, or `zoogen generate` has not completed it.
-        ConfigError: for a budget below 1, or a grid without numbers.
+        ConfigError: for a budget below 1, a grid without numbers, a derived zoo, another rule than
+            that of the labels, or a cell that can't be trained.
         ConflictError, CorruptZooError, DataUnavailableError, StorageError.
     """
     use_all_cores()
-    zoo = open_zoo(path)
-    rule = rule or zoo.config.phases.rule
-    load_rule(rule)
-    dataset = zoo.dataset
     with ZooWriter.open(path, provenance()) as writer:
-        if open_zoo(path).is_complete or not zoo.plan.further:
-            found = proposals(path, budget)
+        zoo = open_zoo(path)
+        dataset = zoo.dataset
+        if zoo.is_complete or not zoo.plan.further:
+            found = proposals(path, budget, rule)
             if not found:
-                return open_zoo(path)
-            reasons = [proposal.reason for proposal in found]
-            writer.extend({"cells": [proposal.values for proposal in found], "reasons": reasons})
+                return zoo
+            cells = [proposal.values for proposal in found]
+            _recipes(expand(zoo.config, {"new": cells}), dataset)  # refused before it is committed
+            writer.extend({"cells": cells, "reasons": [proposal.reason for proposal in found]})
+        rule = _rule_of_labels(zoo, rule)
         _train(writer, open_zoo(path).plan, dataset, reporter)
-        for run in _latest_runs(writer):
-            _measure(writer, run, dataset, reporter)
-        write_labels(writer, rule)
+        _measure_and_label(writer, zoo.config, dataset, reporter, rule)
     return open_zoo(path)
 
 
-def _latest_runs(writer: ZooWriter) -> list[str]:
-    """The latest run of each settings."""
-    latest = {
-        json.dumps(run.settings, sort_keys=True): number
-        for number, run in writer.manifest.runs.items()
-    }
-    return sorted(latest.values(), key=int)
+def _rule_of_labels(zoo: Zoo, rule: str | None) -> str:
+    """The rule that a zoo's labels come from: cells are proposed and judged by the same."""
+    labels = zoo.reader.labels()
+    if labels is None:
+        return rule or zoo.config.phases.rule
+    name, sha256 = labels.info["rule"], labels.info["sha256"]
+    try:
+        found = load_rule(rule or name)
+    except NotFoundError:
+        if rule:
+            raise
+        raise NotFoundError(
+            f"{zoo.path}: labelled by rule {name!r}, which zoogen does not ship; give its file "
+            "with --rule"
+        ) from None
+    if found.sha256 != sha256:
+        raise ConfigError(
+            f"{zoo.path}: labelled by rule {name!r} ({sha256[:12]}…), found {found.name!r} "
+            f"({found.sha256[:12]}…); run `zoogen label --rule` with that one first"
+        )
+    return rule or name
 
 
 # ------------------------------------------------------------------------------------- training
@@ -354,16 +370,23 @@ def _require_trained(writer: ZooWriter) -> None:
     if unfinished or not cohorts:
         raise NotFoundError(
             f"{writer.root}: {len(unfinished)} of {len(cohorts)} cohorts are not trained to the "
-            "end; repeat `zoogen generate` before measuring"
+            f"end; repeat `{open_zoo(writer.root).made_by}` before measuring"
         )
 
 
 def _measure_and_label(
-    writer: ZooWriter, config: Config, dataset: Dataset, reporter: Reporter
+    writer: ZooWriter,
+    config: Config,
+    dataset: Dataset,
+    reporter: Reporter,
+    rule: str | None = None,
 ) -> None:
-    run = writer.begin_run(config.landscape.model_dump(mode="json"))
-    _measure(writer, run, dataset, reporter)
-    write_labels(writer, config.phases.rule)
+    """Measure what any run lacks, and label the zoo."""
+    if not writer.manifest.runs:
+        writer.begin_run(config.landscape.model_dump(mode="json"))
+    for run in writer.manifest.latest_runs():
+        _measure(writer, run, dataset, reporter)
+    write_labels(writer, rule or config.phases.rule)
 
 
 def _measure(writer: ZooWriter, run: str, dataset: Dataset, reporter: Reporter) -> None:

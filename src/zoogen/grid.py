@@ -161,9 +161,14 @@ class Plan:
             yield self._cohort(config, of_members, f"{_ROUND}{name}")
 
 
-def is_added(cohort: str) -> bool:
-    """Whether a cohort, by its id, holds cells added to the grid."""
-    return _ROUND in cohort
+def round_of(cohort: str) -> str:
+    """The round that added the cells of a cohort, from its id; empty for cells of the grid.
+
+    Example:
+        >>> round_of("0123456789ab-0002"), round_of("0123456789ab")
+        ('0002', '')
+    """
+    return cohort.partition(_ROUND)[2]
 
 
 def expand(config: Config, further: Mapping[str, Sequence[Values]] | None = None) -> Plan:

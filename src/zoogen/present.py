@@ -13,7 +13,7 @@ import pandas as pd
 
 from zoogen.config import FIRST_GROUPS
 from zoogen.estimate import Estimate
-from zoogen.grid import MEMBER_LIMIT
+from zoogen.grid import MEMBER_LIMIT, round_of
 from zoogen.labelling import BEFORE
 from zoogen.landscape import GROUPS, METRICS, NOTES, WITHOUT_ERROR, Metric
 from zoogen.phases import CkaCut, ConnectivityCut, Coverage, Cut, Rule, load_rule, rule_names, tally
@@ -117,7 +117,7 @@ def info_json(zoo: Zoo) -> Json:
 def info_text(zoo: Zoo) -> str:
     """The same on one screen."""
     facts = info_json(zoo)
-    state = "complete" if facts["complete"] else "INCOMPLETE: repeat `zoogen generate` to finish it"
+    state = "complete" if facts["complete"] else f"INCOMPLETE: repeat `{zoo.made_by}` to finish it"
     added = facts["added_cells"]
     lines = [
         f"{facts['name']}: {facts['description']}".rstrip(": "),
@@ -126,7 +126,7 @@ def info_text(zoo: Zoo) -> str:
         f"  {_bytes(facts['bytes'])}, content {facts['content_hash'][:12]}, "
         f"{facts['diverged']} diverged",
         f"  snapshots: {', '.join(facts['snapshots'])}",
-        *([f"  {sum(added.values())} cells added by {len(added)} refinements"] if added else []),
+        *([f"  {sum(added.values())} cells added, in {len(added)} rounds"] if added else []),
         "",
         *(_axis_line(key, values) for key, values in facts["axes"].items()),
         "",
@@ -191,22 +191,33 @@ def proposals_text(found: Sequence[Proposal]) -> str:
         return "no cell to add: the grid tells apart what its axes can tell apart"
     lines = [f"{len(found)} cells to add, best first:"]
     for proposal in found:
-        values = ", ".join(f"{key} {_number(value)}" for key, value in proposal.values.items())
+        values = ", ".join(f"{key} {_digits(value)}" for key, value in proposal.values.items())
         lines.append(f"  {proposal.score:4.2f}  {values}  ({proposal.reason})")
     return "\n".join(lines)
 
 
-def refined_text(zoo: Zoo) -> str:
-    """The cells of the latest refinement with their phases, and the coverage of the whole zoo."""
-    rounds = zoo.reader.manifest.extensions
-    if not rounds:
+def refined_text(zoo: Zoo, before: Zoo) -> str:
+    """What a refinement did: its cells with their phases, and the coverage of the whole zoo.
+
+    Args:
+        zoo: as it is now.
+        before: as it was opened before the call.
+    """
+    number = max(zoo.plan.further, key=int, default="")
+    if number in before.plan.further and before.is_complete:
+        number = ""
+    if not number:
         return "\n".join([proposals_text([]), "", coverage_text(zoo)])
-    number = max(rounds, key=int)
-    cells = zoo.cells[zoo.cells["cohort"].str.endswith(f"-{number}")]
-    lines = [f"refinement {int(number)} added {len(cells)} cells:"]
+    cells = zoo.cells[zoo.cells["cohort"].map(round_of) == number]
+    if number in before.plan.further:
+        lines = [f"finished refinement {int(number)} ({len(cells)} cells); repeat to add more:"]
+    else:
+        lines = [f"refinement {int(number)} added {len(cells)} cells:"]
     for _, cell in cells.iterrows():
-        values = ", ".join(f"{key} {_number(cell[key])}" for key in zoo.plan.axes)
-        lines.append(f"  {values}: {cell['phase']}, confidence {cell['confidence']:.2f}")
+        values = ", ".join(f"{key} {_digits(cell[key])}" for key in zoo.plan.axes)
+        known = np.isfinite(cell["confidence"])
+        sure = f"{cell['confidence']:.2f}" if known else "unknown: fewer than two pairs"
+        lines.append(f"  {values}: {cell['phase']}, confidence {sure}")
     return "\n".join([*lines, "", coverage_text(zoo)])
 
 
@@ -407,6 +418,11 @@ def verify_text(path: Path, actions: Sequence[str], problems: Sequence[Problem])
     else:
         verdict = f"{path} is intact"
     return "\n".join([*lines, verdict])
+
+
+def _digits(value: Any) -> str:
+    """As many digits as an axis has, so that two cells never look the same."""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _number(value: Any) -> str:

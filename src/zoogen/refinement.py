@@ -18,7 +18,8 @@ from zoogen.phases import PHASES
 CERTAIN = 0.9
 """Cells below this confidence are worth a neighbour, whatever the labels around them say."""
 
-_FINEST = 1 / 16  # of a step of the grid: what lies closer is not told apart
+_FINEST = 1 / 16  # of a step of the grid: gaps of less than twice that are not halved
+_SAME = 0.9 * _FINEST  # half of the least gap that is halved, less what rounding takes
 _DIGITS = 4
 _OPEN = ("failed", "unlabelled")  # a boundary with these is none between phases
 
@@ -84,15 +85,15 @@ def propose(
             f"refine: no axis of the grid has two numbers (looked along "
             f"{', '.join(looked) or 'none'}); there is nothing between its cells"
         )
-    there = {tuple(row) for row in cells[list(axes)].itertuples(index=False)}
     found: dict[tuple[Scalar, ...], Proposal] = {}
     for key, scale in scales.items():
         for one, other in _neighbours(cells, list(axes), key):
             proposal = _between(one, other, key, scale, axes)
             place = tuple(proposal.values.values()) if proposal else ()
-            if proposal and place not in there and proposal.score > _score(found.get(place)):
+            if proposal and proposal.score > _score(found.get(place)):
                 found[place] = proposal
-    return _spread(list(found.values()), scales, budget)
+    there = _Places.of([dict(row) for _, row in cells[list(axes)].iterrows()], scales)
+    return _spread(list(found.values()), scales, budget, there)
 
 
 class _Scale(NamedTuple):
@@ -181,28 +182,42 @@ def _score(proposal: Proposal | None) -> float:
     return proposal.score if proposal else 0.0
 
 
-def _spread(proposals: list[Proposal], scales: Mapping[str, _Scale], budget: int) -> list[Proposal]:
-    """The best ones, each chosen with less regard the nearer it lies to those already chosen."""
-    places = np.array(
-        [[scale.position(_number(p, key)) for key, scale in scales.items()] for p in proposals]
-    )
-    # Cells that differ in what is no number do not lie near each other.
-    kinds = [tuple(v for k, v in p.values.items() if k not in scales) for p in proposals]
-    score = np.array([p.score for p in proposals])
+class _Places(NamedTuple):
+    """Where cells lie: in steps of the grid along the scaled axes, and in what else they differ."""
+
+    positions: Float[np.ndarray, "cell axis"]
+    kinds: list[tuple[Scalar, ...]]
+
+    @classmethod
+    def of(cls, cells: Sequence[Mapping[str, Scalar]], scales: Mapping[str, _Scale]) -> _Places:
+        steps = [[s.position(float(cell[key])) for key, s in scales.items()] for cell in cells]
+        kinds = [tuple(v for k, v in cell.items() if k not in scales) for cell in cells]
+        return cls(np.array(steps, float).reshape(len(cells), len(scales)), kinds)
+
+    def distance(self, others: _Places, i: int) -> Float[np.ndarray, " cell"]:
+        """To one of other cells; endless to what differs in more than the scaled axes."""
+        apart = np.linalg.norm(self.positions - others.positions[i], axis=1)
+        return np.where([kind == others.kinds[i] for kind in self.kinds], apart, np.inf)
+
+
+def _spread(
+    proposals: list[Proposal], scales: Mapping[str, _Scale], budget: int, there: _Places
+) -> list[Proposal]:
+    """The best ones, each chosen with less regard the nearer it lies to those already chosen.
+
+    None is nearer to another, or to a cell that is there, than the axes can tell apart.
+    """
+    places = _Places.of([proposal.values for proposal in proposals], scales)
+    score = np.array([proposal.score for proposal in proposals])
+    taken = [bool((there.distance(places, i) < _SAME).any()) for i in range(len(proposals))]
+    score = np.where(taken, -1.0, score)
     nearest = np.full(len(proposals), np.inf)
-    chosen: list[int] = []
-    while len(chosen) < min(budget, len(proposals)):
-        regard = score / (1 + 1 / nearest)
-        regard[chosen] = -1
-        best = int(np.argmax(regard))
-        chosen.append(best)
-        distance = np.linalg.norm(places - places[best], axis=1)
-        alike = [kind == kinds[best] for kind in kinds]
-        nearest = np.where(alike, np.minimum(nearest, np.maximum(distance, _FINEST)), nearest)
-    return [proposals[i] for i in chosen]
-
-
-def _number(proposal: Proposal, key: str) -> float:
-    value = proposal.values[key]
-    assert isinstance(value, int | float)
-    return value
+    chosen: list[Proposal] = []
+    while len(chosen) < budget:
+        regard = np.where(nearest >= _SAME, score / (1 + 1 / np.maximum(nearest, _SAME)), -1)
+        best = int(np.argmax(regard)) if len(regard) else -1
+        if best < 0 or regard[best] < 0:
+            break
+        chosen.append(proposals[best])
+        nearest = np.minimum(nearest, places.distance(places, best))
+    return chosen

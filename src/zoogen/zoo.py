@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from zoogen.config import Config, NetworkConfig, parse_config
 from zoogen.data import Dataset, load, normalise
-from zoogen.errors import ConfigError, DataUnavailableError, NotFoundError
+from zoogen.errors import ConfigError, CorruptZooError, DataUnavailableError, NotFoundError
 from zoogen.grid import Plan, expand
 from zoogen.networks import Network, build_network
 from zoogen.params import Params, ParamSpec
@@ -118,23 +118,38 @@ class Zoo:
     def plan(self) -> Plan:
         """The members that the zoo has when it is complete, those of added cells included."""
         rounds = self.reader.manifest.extensions
-        further: dict[str, Any] = {name: added.plan["cells"] for name, added in rounds.items()}
+        further: dict[str, Any] = {name: added.plan.get("cells") for name, added in rounds.items()}
+        odd = [name for name, cells in further.items() if not isinstance(cells, list)]
+        if odd:
+            raise CorruptZooError(
+                f"{self.path}: extension {odd[0]}: expected a list of cells, found none; "
+                "another program wrote it: read this zoo with that one"
+            )
         return expand(self.config, further)
+
+    @property
+    def made_by(self) -> str:
+        """The command that made the zoo and completes it."""
+        derived = bool(self.reader.cohorts) and "derivation" in self.facts
+        return "zoogen sparsify" if derived else "zoogen generate"
 
     @property
     def is_complete(self) -> bool:
         """Whether all planned members are trained, measured and labelled."""
-        cohorts, labels = set(self.reader.cohorts), self.reader.labels()
-        measured = any(
-            run.finished and cohorts <= set(run.cohorts)
-            for run in self.reader.manifest.runs.values()
-        )
-        return (
-            len(self) == self.plan.n_members
-            and measured
-            and labels is not None
-            and set(labels.members["id"]) == set(self.members.index)
-        )
+        return not self.missing
+
+    @property
+    def missing(self) -> str:
+        """What is missing to completeness, in words; empty for a complete zoo."""
+        manifest, labels = self.reader.manifest, self.reader.labels()
+        if len(self) != self.plan.n_members:
+            return f"{self.plan.n_members - len(self)} of {self.plan.n_members} members"
+        runs = [manifest.runs[number] for number in manifest.latest_runs()]
+        cohorts = set(self.reader.cohorts)
+        if not runs or not all(run.finished and cohorts <= set(run.cohorts) for run in runs):
+            return "measurements of some cohorts"
+        labelled = labels is not None and set(labels.members["id"]) == set(self.members.index)
+        return "" if labelled else "phase labels"
 
     @cached_property
     def dataset(self) -> Dataset:

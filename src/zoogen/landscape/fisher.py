@@ -13,47 +13,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt32
+from jaxtyping import Array, Float, Int
 
 from zoogen.landscape.connectivity import BatchLoss
 from zoogen.landscape.stderr import jackknife_stderr
 
-Logits = Callable[[Float[Array, " p"]], Float[Array, "n k"]]
 BatchLogits = Callable[[Float[Array, " p"], Array], Float[Array, "n k"]]
-
-_WORD = 32  # samples whose signs one word per logit holds
-
-
-def fisher_samples(
-    logits: Logits, w: Float[Array, " p"], signs: UInt32[Array, "words nk"], samples: int
-) -> Float[Array, " samples"]:
-    """Unbiased estimates of the trace of the Fisher (Gauss-Newton) matrix, one gradient each.
-
-    Hutchinson's estimator on the small side: the matrix is ``G Gᵀ / n`` with one column of ``G``
-    per logit, and a sample is ``|G u|² / n`` for random signs ``u``. No labels are used.
-
-    Args:
-        logits: of flat weights, on n examples.
-        w: point.
-        signs: random bits, one per logit; bit ``i % 32`` of word ``i // 32`` belongs to sample i.
-        samples: their number.
-
-    Returns:
-        Estimates, at least 0, in nats; mean and error by ``mean_and_stderr``.
-
-    Reference:
-        Hutchinson, 1989; Martens, 2020.
-    """
-    z, pull_back = jax.vjp(logits, w)
-    p = jax.nn.softmax(z)
-
-    def sample(i: Array) -> Array:
-        bit = (signs[i // _WORD] >> (i % _WORD)) & jnp.uint32(1)
-        u = jnp.where(bit == 1, jnp.float32(1), jnp.float32(-1)).reshape(p.shape)
-        (g,) = pull_back(_root_product(p, u))
-        return g @ g / p.shape[0]
-
-    return jax.lax.map(sample, jnp.arange(samples, dtype=jnp.uint32))
 
 
 def fisher_traces(logits: BatchLogits, w: Float[Array, " p"], inputs: Array) -> Float[Array, " n"]:

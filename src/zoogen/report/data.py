@@ -11,7 +11,7 @@ import pandas as pd
 
 from zoogen.config import Config
 from zoogen.errors import NotFoundError
-from zoogen.grid import is_added
+from zoogen.grid import round_of
 from zoogen.landscape import METRICS
 from zoogen.report.axes import Axis, describe_axis
 
@@ -105,7 +105,7 @@ def data_of(zoo: Zoo) -> ReportData:
         network=_network_text(config),
         training=_training_text(config),
         snapshot=_last_snapshot(zoo),
-        cells=_with_all_phases(zoo.cells).assign(added=zoo.cells["cohort"].map(is_added)),
+        cells=_with_all_phases(zoo.cells).assign(added=zoo.cells["cohort"].map(round_of) != ""),
         members=_with_all_phases(zoo.members),
         load=axis(load, "load") if load else None,
         temperature=axis(temperature, "temperature") if temperature else None,

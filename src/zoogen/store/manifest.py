@@ -148,6 +148,11 @@ class Manifest(Record):
         for number, unit in self.labels.items():
             yield ("labels", number), unit
 
+    def latest_runs(self) -> list[str]:
+        """The latest run of each settings, in order."""
+        latest = {json.dumps(run.settings, sort_keys=True): n for n, run in self.runs.items()}
+        return sorted(latest.values(), key=int)
+
     def describe(self, key: UnitKey) -> str:
         """A unit in words, with its range of members."""
         match key:
@@ -193,7 +198,8 @@ class Manifest(Record):
     def metadata_files(self) -> dict[str, bytes]:
         """Path → content of every ``zarr.json`` of the zoo."""
         groups: dict[str, dict[str, Any]] = {
-            "": {"format_version": self.format_version, "config_hash": self.config_hash},
+            # Of the arrays, which version 2 leaves as they were: no file is ever rewritten.
+            "": {"format_version": 1, "config_hash": self.config_hash},
             "training/": {},
             "measured/": {},
         }

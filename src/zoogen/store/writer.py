@@ -293,8 +293,6 @@ class ZooWriter:
         number = _next(extensions)
         added = Extension(plan=_json(plan), since=now())
         manifest = self.manifest.with_(format_version=2, extensions={**extensions, number: added})
-        with storage_errors(self.root):
-            seal(self.root, self._add_metadata(manifest))
         self._commit(manifest)
         return number
 

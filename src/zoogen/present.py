@@ -245,22 +245,28 @@ def study_text(study: Study, files: Sequence[Path]) -> str:
         f"{study.members:,} members; {study.diverged:,} diverged members left out; "
         f"{len(study.missing):,} cells lack {study.kind.needs}",
         "",
-        "gain in points of test accuracy, mean ± standard error over the cells of a phase:",
+        "gain in points of test accuracy, mean ± standard error over the cells of a phase "
+        "(those that have all settings):",
         f"{'phase':<12}{'':<{wide}}{'cells':>6}{heads}",
     ]
-    by_phase = study.table.sort_values("phase", kind="stable")  # variants as they came
+    from zoogen.studies import gains_by_phase
+
+    found = gains_by_phase(study.table)
+    by_phase = found.sort_values("phase", kind="stable")  # variants as they came
     for (phase, variant), rows in by_phase.groupby(["phase", "variant"], sort=False):
-        gains = [rows.loc[rows["setting"] == s, "gain"] * 100 for s in study.settings]
-        entries = "".join(f"{_mean_and_error(values):>16}" for values in gains)
-        lines.append(f"{phase:<12}{variant:<{wide}}{rows['cell'].nunique():>6}{entries}")
+        at = rows.set_index("setting").reindex(study.settings)
+        entries = "".join(
+            f"{_mean_and_error(*v):>16}" for v in zip(at["mean"], at["error"], strict=True)
+        )
+        lines.append(f"{phase:<12}{variant:<{wide}}{int(rows['cells'].max()):>6}{entries}")
     return "\n".join([*lines, "", *map(str, files)])
 
 
-def _mean_and_error(values: pd.Series) -> str:
-    if values.empty:
+def _mean_and_error(mean: float, error: float) -> str:
+    """In points; nothing where there is no mean, no error where there is none."""
+    if np.isnan(mean):
         return "–"
-    error = f" ± {values.sem():.2f}" if len(values) > 1 else ""
-    return f"{values.mean():+.2f}{error}"
+    return f"{100 * mean:+.2f}" + (f" ± {100 * error:.2f}" if np.isfinite(error) else "")
 
 
 # --------------------------------------------------------------------------------------- phases

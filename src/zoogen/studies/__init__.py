@@ -9,7 +9,7 @@ from zoogen.studies.cohort import Subjects, subjects
 from zoogen.studies.draw import study_diagrams, write_study
 from zoogen.studies.estimates import Estimate, Replicates
 from zoogen.studies.pruning import ROUNDS, Pruning
-from zoogen.studies.run import STUDIES, Kind, Study, run_study
+from zoogen.studies.run import STUDIES, Kind, Study, gains_by_phase, run_study
 from zoogen.studies.trainees import Trainees
 from zoogen.studies.twin import sparsify
 
@@ -23,6 +23,7 @@ __all__ = [
     "Study",
     "Subjects",
     "Trainees",
+    "gains_by_phase",
     "run_study",
     "sparsify",
     "study_diagrams",

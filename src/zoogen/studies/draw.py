@@ -22,7 +22,7 @@ from zoogen.report.panels import (
     phase_panel,
 )
 from zoogen.store.disk import put_file
-from zoogen.studies.run import Study
+from zoogen.studies.run import Study, gains_by_phase
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -194,32 +194,24 @@ def _draw(
 
 
 def _gain_curves(axes: Axes, study: Study, variant: str, cells: pd.DataFrame) -> None:
-    """Mean gain of the cells of each phase, with its standard error over members."""
+    """Mean gain of the cells of each phase, with its standard error over the cells."""
     table = study.table[study.table["variant"] == variant]
-    table = table[table["cell"].isin(cells.index)]
+    table = gains_by_phase(table[table["cell"].isin(cells.index)])
     settings = list(dict.fromkeys(table["setting"]))
     phases = [phase for phase in COLOURS if phase in set(table["phase"])]
     axes.axhline(0, color=GREY, linewidth=0.6)
     for number, phase in enumerate(phases):
-        groups = table[table["phase"] == phase].groupby("setting")
-        mean, error = (
-            groups["gain"].mean(), groups["gain_stderr"].apply(_error_of_mean)
-        )  # fmt: skip
+        line = table[table["phase"] == phase].set_index("setting").reindex(settings)
         aside = 0.08 * (number - (len(phases) - 1) / 2)  # so that error bars do not hide each other
         axes.errorbar(
-            np.arange(len(settings)) + aside, 100 * mean.reindex(settings),
-            100 * error.reindex(settings), color=_LINES.get(phase, COLOURS[phase]),
+            np.arange(len(settings)) + aside, 100 * line["mean"], 100 * line["error"],
+            color=_LINES.get(phase, COLOURS[phase]),
             **_CURVE,
         )  # fmt: skip
     words = [study.kind.setting.format(setting) for setting in settings]
     axes.set_xticks(range(len(settings)), words, rotation=30, ha="right")
     axes.set_title(f"{variant.capitalize()}: gain by phase" if variant else "Gain by phase")
     axes.set_ylabel("points, mean of the cells", size=7, labelpad=1)
-
-
-def _error_of_mean(errors: pd.Series) -> float:
-    """Standard error of the mean of independent numbers; NaN where one of theirs is."""
-    return float(np.sqrt((errors**2).sum(skipna=False)) / len(errors))
 
 
 def _title(figure: Figure, study: Study, cells: pd.DataFrame, facet: list[str]) -> None:

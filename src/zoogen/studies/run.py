@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from zoogen.errors import ConfigError, NotFoundError
@@ -114,6 +115,36 @@ class Study:
     def variants(self) -> list[str]:
         """Ways of doing it, in order; one empty text where there is one way."""
         return list(dict.fromkeys(self.table["variant"]))
+
+
+def gains_by_phase(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean gain of the cells of each phase, with its standard error over these cells.
+
+    Only cells that have all settings of their variant count, so that a curve over settings is one
+    of the same cells.
+
+    Args:
+        table: of a :class:`Study`, or rows of it.
+
+    Returns:
+        ``variant``, ``phase``, ``setting``, ``mean``, ``error`` (NaN for a single cell) and
+        ``cells``; variants and settings as they came, phases in alphabetical order.
+
+    Example:
+        >>> rows = [("a", "I", "", 1, 0.1), ("b", "I", "", 1, 0.3), ("c", "I", "", 2, 0.9)]
+        >>> table = pd.DataFrame(rows, columns=["cell", "phase", "variant", "setting", "gain"])
+        >>> found = gains_by_phase(table[table["setting"] == 1])
+        >>> found[["mean", "error", "cells"]].round(3).values.tolist()
+        [[0.2, 0.1, 2.0]]
+    """
+    known = table[np.isfinite(table["gain"])]
+    wanted = known.groupby("variant")["setting"].nunique()
+    held = known.groupby(["variant", "cell"])["setting"].transform("nunique")
+    kept = known[held == known["variant"].map(wanted)]
+    ordered = kept.sort_values("phase", kind="stable")
+    gains = ordered.groupby(["variant", "phase", "setting"], sort=False)["gain"]
+    found = pd.DataFrame({"mean": gains.mean(), "error": gains.sem(), "cells": gains.size()})
+    return found.reset_index()
 
 
 def run_study(

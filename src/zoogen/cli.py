@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand
 
 from zoogen.errors import ZoogenError
+from zoogen.interrupts import Interrupted, Interrupts
+from zoogen.progress import Reporter, bar, console_reporter, silent
 from zoogen.version import __version__
 
 app = typer.Typer(
@@ -24,6 +24,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+_interrupts = Interrupts()
+
+
+def _reporter() -> Reporter:
+    return _interrupts.watched(console_reporter())
+
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="TOML file of the zoo.")]
 ZooPath = Annotated[Path, typer.Argument(metavar="ZOO", help="Directory of the zoo.")]
@@ -78,10 +85,9 @@ def generate(
     """Train, measure, label and store; the same command resumes a run that was killed."""
     from zoogen import factory, labelling, present
     from zoogen.phases import phase_names
-    from zoogen.progress import console_reporter
 
     required = () if require_coverage is None else phase_names(require_coverage)
-    zoo = factory.generate(factory.plan(config, set_, size), out, console_reporter())
+    zoo = factory.generate(factory.plan(config, set_, size), out, _reporter())
     _print(present.info_json(zoo) if as_json else present.coverage_text(zoo), as_json)
     labelling.require_coverage(zoo, required)
 
@@ -97,10 +103,9 @@ def measure(
 ) -> None:
     """Add or recompute landscape metrics of a stored zoo."""
     from zoogen import factory, present
-    from zoogen.progress import console_reporter
 
     groups = None if metrics is None else [name.strip() for name in metrics.split(",")]
-    measured = factory.measure(zoo, groups, console_reporter())
+    measured = factory.measure(zoo, groups, _reporter())
     _print(present.info_json(measured) if as_json else present.info_text(measured), as_json)
 
 
@@ -147,7 +152,6 @@ def refine(
 ) -> None:
     """Add cells where phases change or are uncertain; train, measure and label them."""
     from zoogen import factory, present
-    from zoogen.progress import console_reporter
     from zoogen.zoo import open_zoo
 
     if dry_run:
@@ -156,7 +160,7 @@ def refine(
         _print(text, as_json)
         return
     before = open_zoo(zoo)
-    refined = factory.refine(zoo, budget, rule, console_reporter())
+    refined = factory.refine(zoo, budget, rule, _reporter())
     text = present.refined_text(refined, before)
     _print(present.info_json(refined) if as_json else text, as_json)
 
@@ -241,11 +245,10 @@ def study(
     """Average, ensemble, prune or fine-tune the members; write a table (CSV) and diagrams."""
     from zoogen import present, studies
     from zoogen.population import use_all_cores
-    from zoogen.progress import bar, silent
     from zoogen.zoo import open_zoo
 
     use_all_cores()
-    reporter = bar if sys.stderr.isatty() else silent
+    reporter = _interrupts.watched(bar if sys.stderr.isatty() else silent)
     found = studies.run_study(name, open_zoo(zoo), set_, reporter)
     files = studies.write_study(found, out or zoo.with_name(f"{zoo.stem}_studies"))
     _print(
@@ -270,13 +273,12 @@ def sparsify(
     """Write a zoo of the same members dense, pruned and retrained; the same command resumes."""
     from zoogen import factory, present, studies
     from zoogen.population import use_all_cores
-    from zoogen.progress import console_reporter
     from zoogen.zoo import open_zoo
 
     use_all_cores()
     pruning = studies.Pruning(sparsity, studies.ROUNDS if gradual else 1, epochs)
-    studies.sparsify(open_zoo(zoo), out, pruning, console_reporter())
-    twin = factory.complete(out, console_reporter())
+    studies.sparsify(open_zoo(zoo), out, pruning, _reporter())
+    twin = factory.complete(out, _reporter())
     _print(present.info_json(twin) if as_json else present.info_text(twin), as_json)
 
 
@@ -316,28 +318,20 @@ def _print(result: Any, as_json: bool) -> None:
     print(json.dumps(result, indent=2) if as_json else result)
 
 
-class _Terminated(BaseException):
-    """SIGTERM arrived."""
-
-
-def _terminate(_signal: int, _frame: FrameType | None) -> None:
-    raise _Terminated
-
-
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line; exit with 0, 2 (usage or config), 3 (data or store), 130 or 143."""
-    signal.signal(signal.SIGTERM, _terminate)
-    try:
-        app(arguments)
-        sys.exit(0)
-    except ZoogenError as error:
-        _complain(str(error), error.exit_code)
-    except _Terminated:
-        _complain(INTERRUPTED, 128 + signal.SIGTERM)
-    except SystemExit as end:
-        if end.code == 128 + signal.SIGINT:
-            _complain(INTERRUPTED, end.code)
-        raise
+    end: BaseException = SystemExit(0)
+    with _interrupts.listening():
+        try:
+            app(arguments)
+        except (Exception, SystemExit, Interrupted) as found:
+            end = found
+    # Whatever a library made of the signal on its way here.
+    if _interrupts.arrived:
+        _complain(INTERRUPTED, 128 + _interrupts.arrived)
+    if isinstance(end, ZoogenError):
+        _complain(str(end), end.exit_code)
+    raise end
 
 
 INTERRUPTED = (

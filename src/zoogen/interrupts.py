@@ -1,0 +1,78 @@
+"""Interrupts: SIGINT and SIGTERM stop long work between its steps, not inside of them.
+
+An exception that a signal handler raises lands wherever the interpreter happens to be. In a
+callback of a library it is swallowed, and the work goes on; in a serialiser it becomes another
+error. So while work reports its progress, the first signal is noted and acted on at the next
+report. A second one, or one outside of such work, stops at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from zoogen.progress import Advance, Reporter
+
+_NOTED = b"zoogen: stopping after the present step; once more to stop at once\n"
+
+
+class Interrupted(BaseException):
+    """A signal asks the process to stop."""
+
+
+class Interrupts:
+    """The signals that ask this process to stop.
+
+    Attributes:
+        arrived: number of the latest one since :meth:`listening` began; 0 if there was none. It
+            tells also of those that a library swallowed.
+    """
+
+    def __init__(self) -> None:
+        self.arrived = 0
+        self._working = 0
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Handle SIGINT and SIGTERM; afterwards the earlier handlers are back.
+
+        Raises:
+            Interrupted: at once, or at the next report of a reporter from :meth:`watched`.
+        """
+        self.arrived = 0
+        earlier = {n: signal.signal(n, self._handle) for n in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in earlier.items():
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        first, self.arrived = not self.arrived, number
+        if first and self._working:
+            os.write(2, _NOTED)  # print could be at work itself
+            return
+        raise Interrupted
+
+    def watched(self, reporter: Reporter) -> Reporter:
+        """A reporter at whose reports a signal that came in between is acted on."""
+
+        @contextmanager
+        def report(name: str, total: float, unit: str) -> Iterator[Advance]:
+            with reporter(name, total, unit) as inner:
+
+                def advance(units: float) -> None:
+                    inner(units)
+                    if self.arrived:
+                        raise Interrupted
+
+                self._working += 1
+                try:
+                    yield advance
+                finally:
+                    self._working -= 1
+
+        return report

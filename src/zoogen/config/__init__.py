@@ -5,7 +5,14 @@ A config describes one zoo. Every hyper-parameter stands once in ``[data]``, ``[
 """
 
 from zoogen.config.axes import GridConfig, Range, Scalar
-from zoogen.config.files import canonical_json, changed, config_hash, load_config, parse_config
+from zoogen.config.files import (
+    canonical_json,
+    changed,
+    config_hash,
+    load_config,
+    load_table,
+    parse_config,
+)
 from zoogen.config.schema import HYPER_PARAMETERS, PER_MEMBER_PARAMETERS, Config
 from zoogen.config.sections import (
     FIRST_GROUPS,
@@ -35,5 +42,6 @@ __all__ = [
     "changed",
     "config_hash",
     "load_config",
+    "load_table",
     "parse_config",
 ]

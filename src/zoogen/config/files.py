@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from zoogen.config.schema import Config, validate
+from zoogen.config.schema import Config, Model, validate, validated
 from zoogen.errors import ConfigError, NotFoundError
 
 
@@ -25,8 +25,18 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), size: str | Non
         NotFoundError: if there is no such file.
         ConfigError: with one line per mistake: file, key, found, allowed.
     """
-    config = changed(_read_toml(Path(path)), overrides, str(path))
+    config = load_table(Config, path, overrides)
     return config if size is None else config.at_size(size)
+
+
+def load_table(model: type[Model], path: str | Path, overrides: Sequence[str] = ()) -> Model:
+    """Read a TOML file of any schema and apply overrides, as :func:`load_config` does.
+
+    Raises:
+        NotFoundError: if there is no such file.
+        ConfigError: with one line per mistake: file, key, found, allowed.
+    """
+    return validated(model, _overridden(_read_toml(Path(path)), overrides), str(path))
 
 
 def changed(table: dict[str, Any], overrides: Sequence[str], where: str) -> Config:
@@ -40,9 +50,13 @@ def changed(table: dict[str, Any], overrides: Sequence[str], where: str) -> Conf
     Raises:
         ConfigError: with one line per mistake.
     """
+    return validate(_overridden(table, overrides), where)
+
+
+def _overridden(table: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     for override in overrides:
         _apply_override(table, override)
-    return validate(table, where)
+    return table
 
 
 def parse_config(text: str, name: str = "config") -> Config:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -184,13 +184,21 @@ def _accepts(key: str, kind: type) -> bool:
 
 
 def validate(table: Mapping[str, Any], where: str) -> Config:
-    """A config from plain data.
+    """A config from plain data; see :func:`validated`."""
+    return validated(Config, table, where)
+
+
+Model = TypeVar("Model", bound=Section)
+
+
+def validated(model: type[Model], table: Mapping[str, Any], where: str) -> Model:
+    """Plain data as a table of any schema.
 
     Raises:
         ConfigError: one line per mistake, each beginning with ``where``.
     """
     try:
-        return Config.model_validate(table)
+        return model.model_validate(table)
     except ValidationError as error:
-        lines = [f"{where}: {sentence(dict(e), Config)}" for e in error.errors()]
+        lines = [f"{where}: {sentence(dict(e), model)}" for e in error.errors()]
         raise ConfigError("\n".join(lines)) from None

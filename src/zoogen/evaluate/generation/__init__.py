@@ -1,0 +1,44 @@
+"""Generators of weights, judged: copies told from new networks, beside real ones and baselines.
+
+``separate`` parts a population into what generators may see and an :class:`Evaluator`, which alone
+holds held-out members and test images. ``evaluate_samples`` judges weights; ``render`` writes the
+reports on one or several generators as one page of pictures, one table and one JSON file.
+"""
+
+from zoogen.evaluate.generation.behaviour import Images
+from zoogen.evaluate.generation.conditioning import Conditioned, class_agreement, rank_agreement
+from zoogen.evaluate.generation.cost import Cost, training_seconds
+from zoogen.evaluate.generation.evaluator import Evaluator, Exam, Offered, noised, separate
+from zoogen.evaluate.generation.novelty import Curve, Gain, Point, gain_at_equal_novelty
+from zoogen.evaluate.generation.parts import Parts, Shares, split_runs
+from zoogen.evaluate.generation.protocol import Beside, evaluate_samples
+from zoogen.evaluate.generation.report import Report, from_json, to_json
+from zoogen.evaluate.generation.starts import Start, compare_starts
+
+__all__ = [
+    "Beside",
+    "Conditioned",
+    "Cost",
+    "Curve",
+    "Evaluator",
+    "Exam",
+    "Gain",
+    "Images",
+    "Offered",
+    "Parts",
+    "Point",
+    "Report",
+    "Shares",
+    "Start",
+    "class_agreement",
+    "compare_starts",
+    "evaluate_samples",
+    "from_json",
+    "gain_at_equal_novelty",
+    "noised",
+    "rank_agreement",
+    "separate",
+    "split_runs",
+    "to_json",
+    "training_seconds",
+]

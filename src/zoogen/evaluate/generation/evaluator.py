@@ -1,0 +1,304 @@
+"""The evaluator: it alone holds held-out members and test images, and hands out only judgements."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int, Shaped
+
+from zoogen.errors import ConfigError
+from zoogen.evaluate.generation.behaviour import (
+    Images,
+    finite_outputs,
+    functional_features,
+    probabilities,
+    wrong_predictions,
+)
+from zoogen.evaluate.generation.frame import Frame, frame_of
+from zoogen.evaluate.generation.neighbours import CANDIDATES, Known, Nearest, nearest
+from zoogen.evaluate.generation.novelty import Curve, Point
+from zoogen.evaluate.generation.parts import SMALLEST, Parts
+from zoogen.networks import Network
+from zoogen.params import ParamSpec
+
+PROBES = 200  # images on which functions are compared
+SIGMAS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.2)
+NOISED = 100  # networks of each size of noise
+
+
+class Exam(NamedTuple):
+    """What networks are tested on.
+
+    Attributes:
+        images: with the statistics of the training images.
+        labels: their classes.
+    """
+
+    images: Images
+    labels: Int[np.ndarray, " b"]
+
+
+class Offered(NamedTuple):
+    """All that a generator may see of a population.
+
+    Attributes:
+        network: the architecture.
+        train: flat weights that it is fitted on.
+        validation: flat weights on which it chooses its best step.
+    """
+
+    network: Network
+    train: Float[np.ndarray, "n p"]
+    validation: Float[np.ndarray, "v p"]
+
+
+class Evaluator:
+    """Judges weights by members that no generator saw.
+
+    What it holds of training members, their place in a common frame and their functions, is
+    computed once for all samples that it judges.
+
+    Args:
+        network: whose weights are judged.
+        train: members that generators were fitted on; copies of these are what is looked for.
+        held_out: members of other runs of the same recipe.
+        exam: test images with labels.
+        probes: images, training images as a rule, on which functions are compared; the first
+            ``PROBES`` count.
+        candidates: see :func:`~zoogen.evaluate.generation.neighbours.nearest`.
+
+    Raises:
+        ConfigError: if a part has fewer than ``SMALLEST`` members, weights of another length, or
+            weights that are not finite.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        train: Float[np.ndarray, "n p"],
+        held_out: Float[np.ndarray, "h p"],
+        exam: Exam,
+        probes: Images,
+        candidates: int | None = CANDIDATES,
+    ) -> None:
+        self.network = network
+        self._train = _members(network.spec, train, "training")
+        self._held_out = _members(network.spec, held_out, "held-out")
+        self._exam, self._candidates = exam, candidates
+        self._probes = probes._replace(raw=probes.raw[:PROBES])
+
+    def __repr__(self) -> str:
+        return (
+            f"<Evaluator: {len(self._train)} training and {len(self._held_out)} held-out members, "
+            f"{len(self._exam.labels)} test images>"
+        )
+
+    # ------------------------------------------------------------------------- single networks
+    def accuracies(self, weights: Float[np.ndarray, "n p"]) -> Float[np.ndarray, " n"]:
+        """Test accuracy of networks, 0 to 1; 0 where weights or outputs are not finite."""
+        return 1 - self.wrong(weights).mean(axis=1)
+
+    def wrong(self, weights: Float[np.ndarray, "n p"]) -> Bool[np.ndarray, "n b"]:
+        """Which test images networks get wrong."""
+        values = checked(self.network.spec, weights)
+        return wrong_predictions(self.network, values, *self._exam)
+
+    def probabilities(self, weights: Float[np.ndarray, "n p"]) -> Float32[np.ndarray, "n b k"]:
+        """Of the classes of the test images."""
+        values = checked(self.network.spec, weights)
+        return probabilities(self.network, values, self._exam.images)
+
+    @property
+    def labels(self) -> Int[np.ndarray, " b"]:
+        """Classes of the test images."""
+        return self._exam.labels
+
+    def known(self, weights: Float[np.ndarray, "n p"]) -> Known:
+        """What neighbours and diversity are computed from.
+
+        Args:
+            weights: finite.
+        """
+        values = checked(self.network.spec, weights)
+        features = functional_features(probabilities(self.network, values, self._probes))
+        return Known(self.frame.place(values), features, self.wrong(values))
+
+    def neighbours(self, networks: Known) -> Nearest:
+        """What lies nearest to networks among the training members."""
+        return nearest(self.frame, networks, self._members, self._candidates)
+
+    def nearest_members(self, weights: Float[np.ndarray, "n p"]) -> Float[np.ndarray, "n p"]:
+        """The training member nearest to each network, as it was trained."""
+        return self._train[self.neighbours(self.known(weights)).member]
+
+    # ------------------------------------------------------------------------------ what is real
+    @cached_property
+    def frame(self) -> Frame:
+        """The common frame of the training members."""
+        return frame_of(self.network.spec, self._train)
+
+    @cached_property
+    def _members(self) -> Known:
+        return self.known(self._train)
+
+    @cached_property
+    def real(self) -> Known:
+        """The held-out members."""
+        return self.known(self._held_out)
+
+    @cached_property
+    def real_neighbours(self) -> Nearest:
+        """Neighbours of the held-out members among the training members."""
+        return self.neighbours(self.real)
+
+    @property
+    def real_accuracies(self) -> Float[np.ndarray, " h"]:
+        """Test accuracies of the held-out members."""
+        return 1 - self.real.wrong.mean(axis=1)
+
+    def real_probabilities(self, count: int) -> Float32[np.ndarray, "h b k"]:
+        """Of the classes of the test images, by the first ``count`` held-out members."""
+        return self.probabilities(self._held_out[:count])
+
+    # --------------------------------------------------------------------------------- baselines
+    def point(self, weights: Float[np.ndarray, "n p"], setting: str = "") -> Point:
+        """Mean accuracy and novelty of networks; those that are not finite count in accuracy."""
+        values = checked(self.network.spec, weights)
+        usable = values[self.usable(values)]
+        found = self.neighbours(self.known(usable))
+        real = float(np.median(self.real_neighbours.distance))
+        return Point(
+            setting,
+            float(self.accuracies(values).mean()) if len(values) else float("nan"),
+            float(found.overlap.mean()) if len(usable) else float("nan"),
+            float(np.median(found.distance)) / real if len(usable) and real else float("nan"),
+        )
+
+    def curve(self, name: str, settings: Mapping[str, Float[np.ndarray, "n p"]]) -> Curve:
+        """What a baseline reaches.
+
+        Args:
+            name: of the baseline.
+            settings: setting → networks that it gives.
+        """
+        return Curve(name, tuple(self.point(w, setting) for setting, w in settings.items()))
+
+    def noise_curve(
+        self, sigmas: Sequence[float] = SIGMAS, count: int = NOISED, seed: int = 0
+    ) -> Curve:
+        """The baseline that every generator must beat: training members with Gaussian noise.
+
+        Args:
+            sigmas: standard deviations, see :func:`noised`.
+            count: networks of each.
+            seed: of members and noise.
+
+        Reference:
+            Zeng et al., Generative modeling of weights: generalization or memorization?, 2025.
+        """
+        settings = {f"{sigma:g}": self.noisy_members(sigma, count, seed) for sigma in sigmas}
+        return self.curve("noise", settings)
+
+    def noisy_members(
+        self, sigma: float, count: int, seed: int = 0, member: int | None = None
+    ) -> Float[np.ndarray, "n p"]:
+        """Training members with noise: random ones, or copies of one.
+
+        Args:
+            sigma: see :func:`noised`.
+            count: how many.
+            seed: of the choice and the noise.
+            member: row of the training member; random ones without it.
+        """
+        rng = np.random.default_rng(seed)
+        rows = rng.integers(0, len(self._train), count)
+        chosen = self._train[rows if member is None else np.full(count, member)]
+        return noised(self.network.spec, chosen, sigma, seed)
+
+    def usable(self, weights: Float[np.ndarray, "n p"]) -> Bool[np.ndarray, " n"]:
+        """Networks whose weights, and what they say of probes and test images, are finite."""
+        finite = np.isfinite(np.square(weights, dtype=np.float64).sum(axis=1))
+        for images in (self._probes, self._exam.images):
+            rows = np.flatnonzero(finite)
+            finite[rows] = finite_outputs(self.network, weights[rows], images)
+        return finite
+
+
+def separate(
+    network: Network,
+    weights: Float[np.ndarray, "m p"],
+    parts: Parts,
+    exam: Exam,
+    probes: Images,
+    candidates: int | None = CANDIDATES,
+) -> tuple[Offered, Evaluator]:
+    """Part a population into what generators may see and the evaluator that keeps the rest.
+
+    Args:
+        network: the architecture of all rows.
+        weights: of the population.
+        parts: see :func:`~zoogen.evaluate.generation.parts.split_runs`.
+        exam, probes, candidates: see :class:`Evaluator`.
+
+    Raises:
+        ConfigError: see :class:`Evaluator`.
+    """
+    train, validation, held_out = (weights[rows] for rows in parts)
+    evaluator = Evaluator(network, train, held_out, exam, probes, candidates)
+    return Offered(network, train, validation), evaluator
+
+
+def noised(
+    spec: ParamSpec, weights: Float[np.ndarray, "n p"], sigma: float, seed: int
+) -> Float32[np.ndarray, "n p"]:
+    """Networks with Gaussian noise; ``sigma`` in units of each parameter's root mean square.
+
+    Example:
+        >>> from zoogen.params import Axis
+        >>> spec = ParamSpec.build({"weight": (Axis(1000),)})
+        >>> out = noised(spec, np.full((1, 1000), 2.0), 0.5, 0)
+        >>> round(float(out.std()), 1), out.dtype.name
+        (1.0, 'float32')
+    """
+    rng, result = np.random.default_rng((seed, 1)), np.array(weights, np.float64)
+    for parameter in spec.parameters:
+        part = result[:, parameter.offset : parameter.offset + parameter.size]
+        scale = np.sqrt(np.square(part).mean(axis=1, keepdims=True))
+        part += sigma * scale * rng.normal(size=part.shape)
+    return result.astype(np.float32)
+
+
+def checked(spec: ParamSpec, weights: Shaped[np.ndarray, "n p"]) -> Float[np.ndarray, "n p"]:
+    """The weights as a float array of the right shape.
+
+    Raises:
+        ConfigError: if they are none of the network.
+    """
+    values = np.asarray(weights, np.float32)
+    if values.ndim != 2 or values.shape[1] != spec.size:
+        raise ConfigError(
+            f"evaluation: found weights of shape {list(values.shape)}, expected [n, {spec.size}] "
+            "for the network of the population; sample from a generator fitted on it"
+        )
+    return values
+
+
+def _members(
+    spec: ParamSpec, weights: Float[np.ndarray, "n p"], part: str
+) -> Float[np.ndarray, "n p"]:
+    values = checked(spec, weights)
+    if len(values) < SMALLEST:
+        raise ConfigError(
+            f"evaluation: found {len(values)} {part} members, expected at least {SMALLEST}; train "
+            "more runs, or split them otherwise"
+        )
+    if not np.isfinite(values).all():
+        bad = int((~np.isfinite(values).all(axis=1)).sum())
+        raise ConfigError(
+            f"evaluation: {bad} of {len(values)} {part} members have weights that are not finite; "
+            "select members that did not diverge"
+        )
+    return values

@@ -1,0 +1,209 @@
+"""The protocol: from the weights that a generator made to the report on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from zoogen.errors import ConfigError
+from zoogen.evaluate.generation.conditioning import Conditioned
+from zoogen.evaluate.generation.copying import copying, relative_distances
+from zoogen.evaluate.generation.cost import Cost
+from zoogen.evaluate.generation.diversity import diversity
+from zoogen.evaluate.generation.ensembles import SIZES, ensemble_gains
+from zoogen.evaluate.generation.evaluator import Evaluator, checked
+from zoogen.evaluate.generation.neighbours import Nearest
+from zoogen.evaluate.generation.novelty import (
+    Curve,
+    Point,
+    gain_at_equal_novelty,
+    novelty_yield,
+)
+from zoogen.evaluate.generation.report import (
+    Ensembles,
+    Landscape,
+    Networks,
+    Report,
+    SeedResults,
+    spread_of,
+)
+from zoogen.evaluate.generation.starts import Start
+
+ENOUGH_SAMPLES, ENOUGH_SEEDS = 500, 3
+ENSEMBLED = 200  # networks that ensembles are drawn from
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What is reported beside the samples themselves; what is left out is left out of the report.
+
+    Attributes:
+        curves: of baselines, besides noise, from ``Evaluator.curve``.
+        starts: from :func:`~zoogen.evaluate.generation.starts.compare_starts`.
+        conditions: from ``rank_agreement`` and ``class_agreement``.
+        cost: of generating, and of training fresh networks.
+        landscape: metric → values of generated networks and of real ones.
+    """
+
+    curves: tuple[Curve, ...] = ()
+    starts: tuple[Start, ...] = ()
+    conditions: tuple[Conditioned, ...] = ()
+    cost: Cost | None = None
+    landscape: Mapping[str, tuple[Sequence[float], Sequence[float]]] = field(default_factory=dict)
+
+
+def evaluate_samples(
+    evaluator: Evaluator,
+    weights: Float[np.ndarray, "n p"],
+    seeds: Int[np.ndarray, " n"] | None = None,
+    name: str = "generator",
+    selection: str = "",
+    noise: Curve | None = None,
+    beside: Beside = Beside(),
+) -> Report:
+    """Judge the samples of a generator by the whole protocol.
+
+    Networks whose weights or outputs are not finite are counted: they have accuracy 0, pass no
+    gate, and take no part in distances.
+
+    Args:
+        evaluator: holds training and held-out members and the test images.
+        weights: all samples that were made, not the best of them.
+        seeds: of the generator, one per sample; one seed for all by default.
+        name: of the generator.
+        selection: how samples were chosen, if they were, and on which data.
+        noise: the noise curve, where it is known from an earlier call; else it is computed.
+        beside: further parts of the report.
+
+    Returns:
+        The report. Its ``notes`` say what falls short of the protocol.
+
+    Raises:
+        ConfigError: if there are no samples, they have another shape than the population, or
+            seeds are not one per sample.
+    """
+    values = checked(evaluator.network.spec, weights)
+    seeds = np.zeros(len(values), int) if seeds is None else np.asarray(seeds)
+    if not len(values) or seeds.shape != (len(values),):
+        raise ConfigError(
+            f"evaluation of {name!r}: found {len(values)} samples and {seeds.size} seeds, expected "
+            "at least one sample and a seed for each"
+        )
+    usable = evaluator.usable(values)
+    known = evaluator.known(values[usable])
+    accuracy = np.zeros(len(values))
+    accuracy[usable] = 1 - known.wrong.mean(axis=1)
+    found, real = evaluator.neighbours(known), evaluator.real_neighbours
+    everywhere = _filled(found, usable)
+    noise = evaluator.noise_curve() if noise is None else noise
+    place = _point(name, accuracy, found, real)
+    curves = (noise, *beside.curves)
+    return Report(
+        name=name,
+        samples=len(values),
+        invalid=int((~usable).sum()),
+        selection=selection,
+        notes=_notes(len(values), len(set(seeds.tolist())), int((~usable).sum()), selection),
+        accuracy=spread_of(accuracy),
+        real_accuracy=spread_of(evaluator.real_accuracies),
+        copying=copying(found, real),
+        diversity=diversity(evaluator.network.spec, known, evaluator.real),
+        novelty=novelty_yield(accuracy, everywhere, evaluator.real_accuracies, real),
+        by_seed=tuple(
+            _of_seed(evaluator, int(seed), accuracy, everywhere, seeds == seed)
+            for seed in dict.fromkeys(seeds.tolist())
+        ),
+        place=place,
+        curves=curves,
+        gains=tuple(gain_at_equal_novelty(place, curve) for curve in curves),
+        ensembles=_ensembles(evaluator, values[usable], noise, accuracy),
+        starts=beside.starts,
+        conditions=beside.conditions,
+        cost=beside.cost,
+        landscape=tuple(
+            Landscape(metric, tuple(map(float, ours)), tuple(map(float, others)))
+            for metric, (ours, others) in beside.landscape.items()
+        ),
+        generated=_networks(accuracy, everywhere, real),
+        held_out=_networks(evaluator.real_accuracies, real, real),
+    )
+
+
+def _notes(samples: int, seeds: int, invalid: int, selection: str) -> tuple[str, ...]:
+    notes = []
+    if samples < ENOUGH_SAMPLES:
+        notes.append(f"{samples} samples; the protocol asks for at least {ENOUGH_SAMPLES}")
+    if seeds < ENOUGH_SEEDS:
+        notes.append(f"{seeds} generator seed(s); the protocol asks for at least {ENOUGH_SEEDS}")
+    if invalid:
+        notes.append(f"{invalid} samples are not finite; they count as accuracy 0")
+    if selection:
+        notes.append(f"samples were selected: {selection}")
+    return tuple(notes)
+
+
+def _filled(found: Nearest, usable: np.ndarray) -> Nearest:
+    """Neighbours of all samples, NaN for those that are not finite."""
+    member = np.full(len(usable), -1)
+    member[usable] = found.member
+    others = []
+    for values in found[1:]:
+        whole = np.full(len(usable), np.nan)
+        whole[usable] = values
+        others.append(whole)
+    return Nearest(member, *others)
+
+
+def _point(setting: str, accuracy: np.ndarray, found: Nearest, real: Nearest) -> Point:
+    empty = not found.overlap.size
+    return Point(
+        setting,
+        float(accuracy.mean()),
+        float("nan") if empty else float(found.overlap.mean()),
+        float("nan") if empty else float(np.median(relative_distances(found, real))),
+    )
+
+
+def _of_seed(
+    evaluator: Evaluator,
+    seed: int,
+    accuracy: np.ndarray,
+    found: Nearest,
+    rows: np.ndarray,
+) -> SeedResults:
+    real, mine = evaluator.real_neighbours, Nearest(*(array[rows] for array in found))
+    finite = Nearest(*(array[mine.member >= 0] for array in mine))
+    judged = copying(finite, real)
+    passed = novelty_yield(accuracy[rows], mine, evaluator.real_accuracies, real)
+    return SeedResults(
+        seed=seed, samples=int(rows.sum()), accuracy=float(accuracy[rows].mean()),
+        zu=judged.zu, distance_ratio=judged.distance_ratio, overlap=judged.overlap,
+        novel_yield=passed.all,
+    )  # fmt: skip
+
+
+def _networks(accuracy: np.ndarray, found: Nearest, real: Nearest) -> Networks:
+    distance = relative_distances(found, real)
+    return Networks(*(tuple(map(float, each)) for each in (accuracy, distance, found.overlap)))
+
+
+def _ensembles(
+    evaluator: Evaluator, values: np.ndarray, noise: Curve, accuracy: np.ndarray
+) -> tuple[Ensembles, ...]:
+    """Of generated networks, real ones, and noised copies of one that are about as accurate."""
+    rng = np.random.default_rng(0)
+    few = values[rng.permutation(len(values))[:ENSEMBLED]]
+    target = float(accuracy.mean())
+    noisy = [point for point in noise.points if float(point.setting) > 0] or list(noise.points)
+    sigma = float(min(noisy, key=lambda point: abs(point.accuracy - target)).setting)
+    copies = evaluator.noisy_members(sigma, max(SIZES), member=0)
+    sources = (
+        ("generated", evaluator.probabilities(few)),
+        ("real", evaluator.real_probabilities(ENSEMBLED)),
+        (f"one net with noise {sigma:g}", evaluator.probabilities(copies)),
+    )
+    gains = [(name, ensemble_gains(given, evaluator.labels)) for name, given in sources]
+    return tuple(Ensembles(name, tuple(g), tuple(g.values())) for name, g in gains)

@@ -1,0 +1,160 @@
+"""The report on one generator: numbers with their meaning, to JSON and back without loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import Float
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from zoogen.errors import ConfigError
+from zoogen.evaluate.generation.conditioning import Conditioned
+from zoogen.evaluate.generation.copying import Copying
+from zoogen.evaluate.generation.cost import Cost
+from zoogen.evaluate.generation.diversity import Diversity
+from zoogen.evaluate.generation.novelty import Curve, Gain, Point, Yield
+from zoogen.evaluate.generation.starts import Start
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Test accuracies of networks: mean, standard deviation, quantiles and the best."""
+
+    mean: float
+    std: float
+    q10: float
+    q50: float
+    q90: float
+    best: float
+
+
+def spread_of(values: Float[np.ndarray, " n"]) -> Spread:
+    """What accuracies are like.
+
+    Example:
+        >>> spread_of(np.array([0.0, 1.0])).q50
+        0.5
+    """
+    low, middle, high = np.quantile(values, [0.1, 0.5, 0.9]).tolist()
+    return Spread(float(values.mean()), float(values.std()), low, middle, high, float(values.max()))
+
+
+@dataclass(frozen=True)
+class SeedResults:
+    """What the samples of one seed of the generator reach."""
+
+    seed: int
+    samples: int
+    accuracy: float
+    zu: float
+    distance_ratio: float
+    overlap: float
+    novel_yield: float
+
+
+@dataclass(frozen=True)
+class Ensembles:
+    """Gain of ensembles of networks from one source over their mean network, by size."""
+
+    source: str
+    sizes: tuple[int, ...]
+    gains: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Landscape:
+    """A metric of the landscape around generated and around real networks."""
+
+    metric: str
+    generated: tuple[float, ...]
+    real: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Networks:
+    """One number a network: accuracy, distance to the nearest training member ÷ the held-out
+    median, largest overlap of wrong predictions with a training member; NaN where not finite."""
+
+    accuracy: tuple[float, ...]
+    distance: tuple[float, ...]
+    overlap: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """The whole protocol for one generator.
+
+    Attributes:
+        name: of the generator.
+        samples: that were judged.
+        invalid: of these, with weights or outputs that are not finite.
+        selection: how samples were chosen; empty for unselected ones.
+        notes: what falls short of the protocol.
+        accuracy, real_accuracy: of samples and of held-out members.
+        copying, diversity, novelty: see there.
+        by_seed: the main figures for each generator seed.
+        place: of the generator in the plane of accuracy and novelty.
+        curves, gains: of baselines, and what is gained over them at equal novelty.
+        ensembles: of samples, of held-out members, of noised copies of one training member.
+        starts, conditions, cost, landscape: empty where they were not measured.
+        generated, held_out: one number a network, for pictures.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(ser_json_inf_nan="strings")
+
+    name: str
+    samples: int
+    invalid: int
+    selection: str
+    notes: tuple[str, ...]
+    accuracy: Spread
+    real_accuracy: Spread
+    copying: Copying
+    diversity: Diversity
+    novelty: Yield
+    by_seed: tuple[SeedResults, ...]
+    place: Point
+    curves: tuple[Curve, ...]
+    gains: tuple[Gain, ...]
+    ensembles: tuple[Ensembles, ...]
+    starts: tuple[Start, ...]
+    conditions: tuple[Conditioned, ...]
+    cost: Cost | None
+    landscape: tuple[Landscape, ...]
+    generated: Networks
+    held_out: Networks
+
+    def over_seeds(self, quantity: str) -> tuple[float, float]:
+        """Mean and standard deviation of a quantity of :class:`SeedResults` over seeds."""
+        values = np.array([getattr(result, quantity) for result in self.by_seed])
+        deviation = values.std(ddof=1) if len(values) > 1 else np.nan
+        return float(values.mean()), float(deviation)
+
+
+def to_json(reports: Sequence[Report]) -> str:
+    """Reports as JSON text; numbers that are not finite are the strings ``NaN``, ``Infinity``."""
+    return _adapter().dump_json(tuple(reports), indent=1).decode() + "\n"
+
+
+def from_json(text: str | bytes) -> tuple[Report, ...]:
+    """Reports from what :func:`to_json` wrote.
+
+    Raises:
+        ConfigError: if the text holds anything else.
+    """
+    try:
+        return _adapter().validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "text"
+        raise ConfigError(
+            f"reports on generators: {where}: {first['msg']}; write the file anew with "
+            "`zoogen evaluate-generator`"
+        ) from None
+
+
+def _adapter() -> TypeAdapter[tuple[Report, ...]]:
+    return TypeAdapter(tuple[Report, ...])

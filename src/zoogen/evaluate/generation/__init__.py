@@ -9,6 +9,7 @@ from zoogen.evaluate.generation.behaviour import Images
 from zoogen.evaluate.generation.conditioning import Conditioned, class_agreement, rank_agreement
 from zoogen.evaluate.generation.cost import Cost, training_seconds
 from zoogen.evaluate.generation.evaluator import Evaluator, Exam, Offered, noised, separate
+from zoogen.evaluate.generation.files import render
 from zoogen.evaluate.generation.novelty import Curve, Gain, Point, gain_at_equal_novelty
 from zoogen.evaluate.generation.parts import Parts, Shares, split_runs
 from zoogen.evaluate.generation.protocol import Beside, evaluate_samples
@@ -37,6 +38,7 @@ __all__ = [
     "gain_at_equal_novelty",
     "noised",
     "rank_agreement",
+    "render",
     "separate",
     "split_runs",
     "to_json",

@@ -6,12 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Bool, Float32
 
 from zoogen.config import PER_MEMBER_PARAMETERS, Config
 from zoogen.data import Dataset
 from zoogen.errors import ConfigError
-from zoogen.evaluate.generation.behaviour import Images, wrong_predictions
 from zoogen.grid import Member
 from zoogen.train import continue_training, initial_weights, recipe_of, training_data
 
@@ -20,7 +19,7 @@ RATES = (0.003, 0.01, 0.03, 0.1, 0.3)
 SCRATCH = "scratch"
 
 Weights = Float32[np.ndarray, "n p"]
-Measure = Callable[[Weights], Float[np.ndarray, " n"]]
+Wrong = Callable[[Weights], Bool[np.ndarray, "n b"]]
 
 
 @dataclass(frozen=True)
@@ -29,9 +28,11 @@ class Start:
 
     Attributes:
         name: what it starts from.
-        rate: the learning rate of highest validation accuracy after the last epoch.
+        rate: the learning rate of highest accuracy, after the last epoch, on the test images that
+            choose it.
         epochs: when the accuracy is taken.
-        accuracy: mean test accuracy of the networks at these times; one that diverged counts 0.
+        accuracy: mean accuracy of the networks at these times on the other test images; one that
+            diverged counts 0.
         deviation: over networks.
     """
 
@@ -46,25 +47,25 @@ def compare_starts(
     config: Config,
     dataset: Dataset,
     starts: Mapping[str, Weights],
-    measure: Measure,
+    wrong: Wrong,
     epochs: Sequence[int] = EPOCHS,
     rates: Sequence[float] = RATES,
 ) -> tuple[Start, ...]:
     """Train from generated weights, from their nearest training members, and from scratch.
 
-    All get the same recipe, images and choice of learning rates. A share of the training images,
-    which no start is trained on here, chooses the rate of each; test images choose nothing.
+    All get the same recipe, images, order of images and choice of learning rates. Every second
+    test image chooses the rates, the others are reported: training images can't choose, since
+    generated networks may know them from the members that they were made after.
 
     Args:
         config: ``[network]`` and the recipe; its epochs and schedule are replaced by a constant
-            rate for the last of ``epochs``. ``data.fraction`` below 1 leaves images to validate
-            on; at 1, a tenth is left.
+            rate for the last of ``epochs``.
         dataset: images to train on.
         starts: name → flat weights, equally many of each; such as ``generated`` and ``nearest``
             (see ``Evaluator.nearest_members``). ``scratch``, initialised as the config says, is
             added.
-        measure: test accuracy of networks, ``Evaluator.accuracies``.
-        epochs: when networks are compared, in growing order from 0.
+        wrong: which test images networks get wrong, ``Evaluator.wrong``.
+        epochs: when networks are compared, in growing order.
         rates: learning rates that are tried.
 
     Raises:
@@ -74,44 +75,37 @@ def compare_starts(
         D2NWG (Soro et al., 2024) and SANE (Schürholt et al., 2024) report fine-tuning against a
         scratch run with one learning rate; the nearest training member is our addition.
     """
-    count = _common_count(starts)
-    constant = {"epochs": epochs[-1], "steps": None, "schedule": "constant", "anneal_at": None,
-                "snapshots": (), "stop_at_train_loss": None}  # fmt: skip
-    fraction = min(config.data.fraction, 0.9)
-    config = config.model_copy(
-        update={
-            "train": config.train.model_copy(update=constant),
-            "data": config.data.model_copy(update={"fraction": fraction}),
-        }
-    )
-    recipe = recipe_of(config, dataset)
-    data, network = training_data(dataset, recipe), recipe.net
+    count, recipe = _common_count(starts), recipe_of(_constant(config, epochs[-1]), dataset)
     people = _people(config, rates, count)
     every = {**starts, SCRATCH: initial_weights(recipe, people[:count])}
     # One program for all: rates are arrays over members, and so is where a member starts.
     weights = np.concatenate([np.tile(values, (len(rates), 1)) for values in every.values()])
     stride = recipe.timeline.steps_per_epoch
-    steps = [0, *(stride * epoch for epoch in epochs if epoch)]
+    steps = [0, *(stride * epoch for epoch in epochs)]
+    data = training_data(dataset, recipe)
     trained = continue_training(recipe, data, people * len(every), weights, None, steps)
-    if epochs[0] == 0:
-        trained = np.concatenate([weights[:, None], trained], axis=1)
-    by_start = trained.reshape(len(every), len(rates), count, len(epochs), -1)
+    right = ~wrong(trained.reshape(-1, recipe.net.spec.size))
+    right = right.reshape(len(every), len(rates), count, len(epochs), -1)
+    chosen = right[..., -1, ::2].mean(axis=(2, 3)).argmax(axis=1)
+    return tuple(
+        _start(name, float(rates[rate]), epochs, found[rate, ..., 1::2].mean(axis=-1))
+        for name, rate, found in zip(every, chosen, right, strict=True)
+    )
 
-    unseen = dataset.train.take(np.arange(recipe.training_size, len(dataset.train)))
-    images = Images(unseen.images, dataset.mean, dataset.std)
-    last = by_start[..., -1, :].reshape(-1, network.spec.size)
-    right = ~wrong_predictions(network, last, images, unseen.labels)
-    validation = right.mean(axis=1).reshape(by_start.shape[:3]).mean(axis=2)
-    found = []
-    for name, rate, values in zip(every, validation.argmax(axis=1), by_start, strict=True):
-        chosen = values[rate].reshape(count * len(epochs), -1)
-        accuracy = measure(chosen).reshape(count, len(epochs))
-        means, spreads = accuracy.mean(axis=0), accuracy.std(axis=0)
-        times = tuple(int(epoch) for epoch in epochs)
-        found.append(
-            Start(name, float(rates[rate]), times, tuple(means.tolist()), tuple(spreads.tolist()))
-        )
-    return tuple(found)
+
+def _start(name: str, rate: float, epochs: Sequence[int], accuracy: np.ndarray) -> Start:
+    means, deviations = (
+        tuple(map(float, v)) for v in (accuracy.mean(axis=0), accuracy.std(axis=0))
+    )
+    return Start(name, rate, tuple(map(int, epochs)), means, deviations)
+
+
+def _constant(config: Config, epochs: int) -> Config:
+    train = {
+        "epochs": epochs, "steps": None, "schedule": "constant", "anneal_at": None,
+        "snapshots": (), "stop_at_train_loss": None,
+    }  # fmt: skip
+    return config.model_copy(update={"train": config.train.model_copy(update=train)})
 
 
 def _common_count(starts: Mapping[str, Weights]) -> int:

@@ -1,0 +1,211 @@
+"""One table (Markdown) of reports on generators: a row a measure, a column a generator."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from zoogen.evaluate.generation.report import Report
+
+Row = Callable[[Report], str]
+
+
+def generation_table(reports: Sequence[Report]) -> str:
+    """The reports side by side, with what held-out members reach and what is ideal."""
+    first = reports[0]
+    head = ["measure", "ideal", "held-out members", *[report.name for report in reports]]
+    lines = [head, ["---"] * len(head)]
+    for name, (ideal, real, of) in _rows(reports).items():
+        lines.append([name, ideal, real(first) if real else "", *[of(r) for r in reports]])
+    text = "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in lines)
+    return "\n\n".join([text, *_remarks(reports), *_costs(reports)]) + "\n"
+
+
+def number(value: float, digits: int = 2) -> str:
+    """A number for a table; a dash where there is none.
+
+    Example:
+        >>> number(0.123), number(float("nan")), number(-0.0), number(float("inf"))
+        ('0.12', '–', '0.00', '∞')
+    """
+    if math.isinf(value):
+        return "∞"
+    return "–" if math.isnan(value) else f"{round(value, digits) + 0.0:.{digits}f}"
+
+
+def percent(value: float) -> str:
+    """A share in percent."""
+    return number(100 * value, 1)
+
+
+def _rows(reports: Sequence[Report]) -> dict[str, tuple[str, Row | None, Row]]:
+    """Measure → its ideal, its value for held-out members, and its value for a generator."""
+    rows: dict[str, tuple[str, Row | None, Row]] = {
+        "samples (not finite)": ("≥ 500 (0)", None, lambda r: f"{r.samples} ({r.invalid})"),
+        "accuracy %, mean ± std": (
+            "as held-out",
+            lambda r: f"{percent(r.real_accuracy.mean)} ± {percent(r.real_accuracy.std)}",
+            lambda r: f"{percent(r.accuracy.mean)} ± {percent(r.accuracy.std)}",
+        ),
+        "accuracy %, mean ± std over seeds": ("", None, lambda r: _over_seeds(r, "accuracy", 100)),
+        "accuracy %, q10 / 50 / 90 / best": (
+            "as held-out",
+            lambda r: _quantiles(r, real=True),
+            lambda r: _quantiles(r, real=False),
+        ),
+        "ZU, all samples": ("0", None, lambda r: number(r.copying.zu)),
+        "ZU, mean ± std over seeds": ("0", None, lambda r: _over_seeds(r, "zu")),
+        "distance to nearest training member ÷ held-out": (
+            "1", lambda r: "1.00", lambda r: number(r.copying.distance_ratio),
+        ),
+        "duplicates %": ("0", None, lambda r: percent(r.copying.duplicates)),
+        "largest overlap of wrong predictions": (
+            "as held-out",
+            lambda r: number(r.copying.overlap_held_out, 3),
+            lambda r: number(r.copying.overlap, 3),
+        ),
+        "distance of functions ÷ held-out (ZU)": (
+            "1 (0)", lambda r: "1.00",
+            lambda r: f"{number(r.copying.functional_ratio)} ({number(r.copying.functional_zu)})",
+        ),
+        "distance of pairs ÷ real": ("1", None, lambda r: number(r.diversity.distance_ratio)),
+        "overlap of pairs ÷ real": ("1", None, lambda r: number(r.diversity.overlap_ratio)),
+        "effective rank ÷ real": ("1", None, lambda r: number(r.diversity.rank_ratio)),
+        "spread ÷ real, least to largest over tensors": (
+            "1", None, lambda r: _range(r.diversity.spread_ratio.values()),
+        ),
+        "root mean square ÷ real, least to largest": (
+            "1", None, lambda r: _range(r.diversity.size_ratio.values()),
+        ),
+        "novelty-gated yield %": (
+            "as held-out", lambda r: percent(r.novelty.nominal), lambda r: percent(r.novelty.all),
+        ),
+        "yield %, mean ± std over seeds": ("", None, lambda r: _over_seeds(r, "novel_yield", 100)),
+        "… accurate / distant / different %": (
+            "", None,
+            lambda r: " / ".join(
+                map(percent, (r.novelty.accurate, r.novelty.distant, r.novelty.different))
+            ),
+        ),
+    }  # fmt: skip
+    for name in dict.fromkeys(gain.baseline for report in reports for gain in report.gains):
+        rows[f"gain over {name} at equal novelty, points"] = ("> 0", None, _gain_over(name))
+    for size in reports[0].ensembles[0].sizes if reports[0].ensembles else ():
+        rows[f"gain of {size}-net ensembles, points (of one noised net)"] = (
+            "as held-out", _ensemble("real", size), _generated_ensemble(size),
+        )  # fmt: skip
+    for name in dict.fromkeys(c.name for report in reports for c in report.conditions):
+        rows[f"requested against achieved {name} (shuffled, 97.5 %)"] = (
+            "1",
+            None,
+            _agreement(name),
+        )
+    return rows
+
+
+def _quantiles(report: Report, real: bool) -> str:
+    of = report.real_accuracy if real else report.accuracy
+    return " / ".join(map(percent, (of.q10, of.q50, of.q90, of.best)))
+
+
+def _over_seeds(report: Report, quantity: str, scale: float = 1) -> str:
+    mean, deviation = report.over_seeds(quantity)
+    return f"{number(scale * mean)} ± {number(scale * deviation)} ({len(report.by_seed)})"
+
+
+def _range(values: object) -> str:
+    finite = sorted(v for v in values if math.isfinite(v))  # type: ignore[attr-defined]
+    return f"{number(finite[0])} to {number(finite[-1])}" if finite else "–"
+
+
+def _gain_over(name: str) -> Row:
+    def of(report: Report) -> str:
+        gain = next((gain for gain in report.gains if gain.baseline == name), None)
+        if gain is None:
+            return "–"
+        bounded = math.isfinite(gain.at_least)
+        return f"≥ {percent(gain.at_least)}" if bounded else percent(gain.gain)
+
+    return of
+
+
+def _ensemble(source: str, size: int) -> Row:
+    def of(report: Report) -> str:
+        gains = [
+            gain
+            for ensembles in report.ensembles
+            if ensembles.source.startswith(source)
+            for k, gain in zip(ensembles.sizes, ensembles.gains, strict=True)
+            if k == size
+        ]
+        return percent(gains[0]) if gains else "–"
+
+    return of
+
+
+def _generated_ensemble(size: int) -> Row:
+    ours, noised = _ensemble("generated", size), _ensemble("one net", size)
+    return lambda report: f"{ours(report)} ({noised(report)})"
+
+
+def _agreement(name: str) -> Row:
+    def of(report: Report) -> str:
+        found = next((c for c in report.conditions if c.name == name), None)
+        if found is None:
+            return "–"
+        return f"{number(found.agreement)} ({number(found.shuffled_high)})"
+
+    return of
+
+
+def _remarks(reports: Sequence[Report]) -> list[str]:
+    notes = [f"- {report.name}: {note}." for report in reports for note in report.notes]
+    reasons = [
+        f"- {report.name}, gain over {gain.baseline}: {gain.reason}."
+        for report in reports
+        for gain in report.gains
+        if gain.reason
+    ]
+    gate = reports[0].novelty.gate
+    words = (
+        f"Yield: accuracy ≥ {percent(gate.accuracy)} %, distance ≥ {number(gate.distance_ratio)} "
+        f"of the held-out median, overlap ≤ {number(gate.overlap, 3)}. Standard deviations over "
+        "seeds, their number in brackets."
+    )
+    return [words, *(["\n".join([*notes, *reasons])] if notes or reasons else [])]
+
+
+def _costs(reports: Sequence[Report]) -> list[str]:
+    """Starts and costs, each a table of its own, where they were measured."""
+    tables = []
+    starts = [(r.name, s) for r in reports for s in r.starts]
+    if starts:
+        epochs = starts[0][1].epochs
+        lines = [["from", "rate", *[f"{e} epochs" for e in epochs]], ["---"] * (2 + len(epochs))]
+        lines += [
+            [f"{name}: {start.name}", f"{start.rate:g}", *map(percent, start.accuracy)]
+            for name, start in starts
+        ]
+        tables.append("Accuracy % after training\n\n" + _markdown(lines))
+    rows = cost_rows(reports)
+    if len(rows) > 1:
+        tables.append("Cost\n\n" + _markdown([rows[0], ["---"] * len(rows[0]), *rows[1:]]))
+    return tables
+
+
+def cost_rows(reports: Sequence[Report]) -> list[list[str]]:
+    """Head and one row a generator of what it costs; the head alone where nothing is known."""
+    rows = [["", "fit, s", "nets/s", "fresh nets/s", "population, s", "cheaper from, nets"]]
+    for report in reports:
+        cost = report.cost
+        if cost is not None:
+            fresh = 1 / cost.fresh_seconds if cost.fresh_seconds > 0 else math.inf
+            rows.append([
+                report.name, number(cost.fit_seconds, 1), number(cost.rate, 1), number(fresh, 1),
+                number(cost.population_seconds, 1), number(cost.break_even, 0),
+            ])  # fmt: skip
+    return rows
+
+
+def _markdown(lines: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

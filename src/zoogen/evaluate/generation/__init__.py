@@ -8,7 +8,14 @@ reports on one or several generators as one page of pictures, one table and one 
 from zoogen.evaluate.generation.behaviour import Images
 from zoogen.evaluate.generation.conditioning import Conditioned, class_agreement, rank_agreement
 from zoogen.evaluate.generation.cost import Cost, training_seconds
-from zoogen.evaluate.generation.evaluator import Evaluator, Exam, Offered, noised, separate
+from zoogen.evaluate.generation.evaluator import (
+    Evaluator,
+    Exam,
+    Offered,
+    exam_of,
+    noised,
+    separate,
+)
 from zoogen.evaluate.generation.files import render
 from zoogen.evaluate.generation.novelty import Curve, Gain, Point, gain_at_equal_novelty
 from zoogen.evaluate.generation.parts import Parts, Shares, split_runs
@@ -34,6 +41,7 @@ __all__ = [
     "class_agreement",
     "compare_starts",
     "evaluate_samples",
+    "exam_of",
     "from_json",
     "gain_at_equal_novelty",
     "noised",

@@ -93,7 +93,7 @@ def functional_features(probability: Float[np.ndarray, "m b k"]) -> Float32[np.n
     """
     count, images = probability.shape[:2]
     roots = np.sqrt(probability / np.float32(2 * max(images, 1)))
-    return roots.reshape(count, -1)
+    return roots.reshape(count, images * probability.shape[2])
 
 
 def _blocks(

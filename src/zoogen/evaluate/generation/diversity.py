@@ -100,8 +100,8 @@ def random_pairs(count: int, limit: int, seed: int) -> Int[np.ndarray, "q 2"]:
 
 
 def _distance(spec: ParamSpec, side: Known, seed: int) -> float:
-    a, b = random_pairs(len(side.placed), PAIRS, seed).T
-    return float(aligned_distances(spec, side.placed[a], side.placed[b]).mean())
+    pairs = random_pairs(len(side.placed), PAIRS, seed)
+    return float(aligned_distances(spec, side.placed, side.placed, pairs).mean())
 
 
 def _overlap(side: Known) -> float:

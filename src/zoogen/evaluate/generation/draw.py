@@ -229,12 +229,12 @@ def _ensembles(axes: Axes, reports: Reports) -> None:
                 continue
             colour = REAL if found.source == "real" else _colour(k)
             line = "--" if found.source.startswith("one net") else "-"
-            gains = 100 * np.asarray(found.gains)
-            axes.plot(found.sizes, gains, color=colour, linestyle=line, marker=".", linewidth=1.2)
-    axes.axhline(0, color=GREY, linewidth=0.6)
-    axes.set_title("Ensemble gain, dashed: one net noised")
+            accuracy = 100 * (found.alone + np.array([0, *found.gains]))
+            sizes = [1, *found.sizes]
+            axes.plot(sizes, accuracy, color=colour, linestyle=line, marker=".", linewidth=1.2)
+    axes.set_title("Ensembles, dashed: one net noised")
     axes.set_xlabel("networks in the ensemble")
-    axes.set_ylabel("points over the mean network")
+    axes.set_ylabel("test accuracy, %")
 
 
 # ----------------------------------------------------------------------------- of one generator
@@ -281,7 +281,7 @@ def _condition(axes: Axes, report: Report, condition: Conditioned) -> None:
 
 def _landscape(axes: Axes, report: Report, metric: Landscape) -> None:
     sides = [_finite(metric.real), _finite(metric.generated)]
-    axes.boxplot(sides, widths=0.6, showfliers=False, medianprops={"color": COLOURS[1]}, vert=True)
+    axes.boxplot(sides, widths=0.6, showfliers=False, medianprops={"color": COLOURS[1]})
     rng = np.random.default_rng(0)
     for k, (values, colour) in enumerate(zip(sides, (REAL, COLOURS[0]), strict=True)):
         aside = k + 1 + rng.uniform(-0.2, 0.2, values.size)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Shaped
 
+from zoogen.data import Dataset
 from zoogen.errors import ConfigError
 from zoogen.evaluate.generation.behaviour import (
     Images,
@@ -17,6 +18,7 @@ from zoogen.evaluate.generation.behaviour import (
     probabilities,
     wrong_predictions,
 )
+from zoogen.evaluate.generation.ensembles import ensemble_gains
 from zoogen.evaluate.generation.frame import Frame, frame_of
 from zoogen.evaluate.generation.neighbours import CANDIDATES, Known, Nearest, nearest
 from zoogen.evaluate.generation.novelty import Curve, Point
@@ -27,6 +29,7 @@ from zoogen.params import ParamSpec
 PROBES = 200  # images on which functions are compared
 SIGMAS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.2)
 NOISED = 100  # networks of each size of noise
+ENSEMBLED = 200  # networks that ensembles are drawn from
 
 
 class Exam(NamedTuple):
@@ -39,6 +42,13 @@ class Exam(NamedTuple):
 
     images: Images
     labels: Int[np.ndarray, " b"]
+
+
+def exam_of(dataset: Dataset) -> tuple[Exam, Images]:
+    """The test images of a data set, and as probes its first training images."""
+    test, train = dataset.test, dataset.train.first(PROBES)
+    statistics = dataset.mean, dataset.std
+    return Exam(Images(test.images, *statistics), test.labels), Images(train.images, *statistics)
 
 
 class Offered(NamedTuple):
@@ -106,15 +116,15 @@ class Evaluator:
         values = checked(self.network.spec, weights)
         return wrong_predictions(self.network, values, *self._exam)
 
-    def probabilities(self, weights: Float[np.ndarray, "n p"]) -> Float32[np.ndarray, "n b k"]:
-        """Of the classes of the test images."""
-        values = checked(self.network.spec, weights)
-        return probabilities(self.network, values, self._exam.images)
+    def ensemble_gains(self, weights: Float[np.ndarray, "n p"]) -> dict[int, float]:
+        """Gain in test accuracy of ensembles of networks over one of them, by size.
 
-    @property
-    def labels(self) -> Int[np.ndarray, " b"]:
-        """Classes of the test images."""
-        return self._exam.labels
+        Args:
+            weights: finite; the first ``ENSEMBLED`` networks count.
+        """
+        values = checked(self.network.spec, weights)[:ENSEMBLED]
+        given = probabilities(self.network, values, self._exam.images)
+        return ensemble_gains(given, self._exam.labels)
 
     def known(self, weights: Float[np.ndarray, "n p"]) -> Known:
         """What neighbours and diversity are computed from.
@@ -159,9 +169,10 @@ class Evaluator:
         """Test accuracies of the held-out members."""
         return 1 - self.real.wrong.mean(axis=1)
 
-    def real_probabilities(self, count: int) -> Float32[np.ndarray, "h b k"]:
-        """Of the classes of the test images, by the first ``count`` held-out members."""
-        return self.probabilities(self._held_out[:count])
+    @cached_property
+    def real_ensemble_gains(self) -> dict[int, float]:
+        """Gains of ensembles of held-out members."""
+        return self.ensemble_gains(self._held_out)
 
     # --------------------------------------------------------------------------------- baselines
     def point(self, weights: Float[np.ndarray, "n p"], setting: str = "") -> Point:

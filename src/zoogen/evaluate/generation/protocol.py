@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -13,7 +14,7 @@ from zoogen.evaluate.generation.conditioning import Conditioned
 from zoogen.evaluate.generation.copying import copying, relative_distances
 from zoogen.evaluate.generation.cost import Cost
 from zoogen.evaluate.generation.diversity import diversity
-from zoogen.evaluate.generation.ensembles import SIZES, ensemble_gains
+from zoogen.evaluate.generation.ensembles import SIZES
 from zoogen.evaluate.generation.evaluator import Evaluator, checked
 from zoogen.evaluate.generation.neighbours import Nearest
 from zoogen.evaluate.generation.novelty import (
@@ -33,7 +34,6 @@ from zoogen.evaluate.generation.report import (
 from zoogen.evaluate.generation.starts import Start
 
 ENOUGH_SAMPLES, ENOUGH_SEEDS = 500, 3
-ENSEMBLED = 200  # networks that ensembles are drawn from
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,8 @@ def evaluate_samples(
         seeds: of the generator, one per sample; one seed for all by default.
         name: of the generator.
         selection: how samples were chosen, if they were, and on which data.
-        noise: the noise curve, where it is known from an earlier call; else it is computed.
+        noise: from ``Evaluator.noise_curve``, where samples of several generators are judged; it is
+            computed without it.
         beside: further parts of the report.
 
     Returns:
@@ -100,6 +101,7 @@ def evaluate_samples(
     everywhere = _filled(found, usable)
     noise = evaluator.noise_curve() if noise is None else noise
     place = _point(name, accuracy, found, real)
+    real_place = _point("held-out members", evaluator.real_accuracies, real, real)
     curves = (noise, *beside.curves)
     return Report(
         name=name,
@@ -119,6 +121,7 @@ def evaluate_samples(
         place=place,
         curves=curves,
         gains=tuple(gain_at_equal_novelty(place, curve) for curve in curves),
+        real_gains=tuple(gain_at_equal_novelty(real_place, curve) for curve in curves),
         ensembles=_ensembles(evaluator, values[usable], noise, accuracy),
         starts=beside.starts,
         conditions=beside.conditions,
@@ -194,16 +197,23 @@ def _ensembles(
     evaluator: Evaluator, values: np.ndarray, noise: Curve, accuracy: np.ndarray
 ) -> tuple[Ensembles, ...]:
     """Of generated networks, real ones, and noised copies of one that are about as accurate."""
-    rng = np.random.default_rng(0)
-    few = values[rng.permutation(len(values))[:ENSEMBLED]]
+    mixed = values[np.random.default_rng(0).permutation(len(values))]  # of all seeds
     target = float(accuracy.mean())
     noisy = [point for point in noise.points if float(point.setting) > 0] or list(noise.points)
     sigma = float(min(noisy, key=lambda point: abs(point.accuracy - target)).setting)
-    copies = evaluator.noisy_members(sigma, max(SIZES), member=0)
-    sources = (
-        ("generated", evaluator.probabilities(few)),
-        ("real", evaluator.real_probabilities(ENSEMBLED)),
-        (f"one net with noise {sigma:g}", evaluator.probabilities(copies)),
+    copies = evaluator.noisy_members(sigma, 2 * max(SIZES), member=0)
+    every = (
+        ("generated", evaluator.accuracies(mixed), evaluator.ensemble_gains(mixed)),
+        ("real", evaluator.real_accuracies, evaluator.real_ensemble_gains),
+        (
+            f"one net with noise {sigma:g}",
+            evaluator.accuracies(copies),
+            evaluator.ensemble_gains(copies),
+        ),
     )
-    gains = [(name, ensemble_gains(given, evaluator.labels)) for name, given in sources]
-    return tuple(Ensembles(name, tuple(g), tuple(g.values())) for name, g in gains)
+    return tuple(
+        Ensembles(
+            name, float(alone.mean()) if len(alone) else math.nan, tuple(g), tuple(g.values())
+        )
+        for name, alone, g in every
+    )

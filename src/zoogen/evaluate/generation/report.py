@@ -57,9 +57,17 @@ class SeedResults:
 
 @dataclass(frozen=True)
 class Ensembles:
-    """Gain of ensembles of networks from one source over their mean network, by size."""
+    """Ensembles of networks from one source.
+
+    Attributes:
+        source: of the networks.
+        alone: mean accuracy of single ones.
+        sizes: networks in an ensemble.
+        gains: of ensembles of each size, over the mean accuracy of their networks.
+    """
 
     source: str
+    alone: float
     sizes: tuple[int, ...]
     gains: tuple[float, ...]
 
@@ -98,6 +106,7 @@ class Report:
         by_seed: the main figures for each generator seed.
         place: of the generator in the plane of accuracy and novelty.
         curves, gains: of baselines, and what is gained over them at equal novelty.
+        real_gains: what held-out members gain over them: all that there is to gain.
         ensembles: of samples, of held-out members, of noised copies of one training member.
         starts, conditions, cost, landscape: empty where they were not measured.
         generated, held_out: one number a network, for pictures.
@@ -119,6 +128,7 @@ class Report:
     place: Point
     curves: tuple[Curve, ...]
     gains: tuple[Gain, ...]
+    real_gains: tuple[Gain, ...]
     ensembles: tuple[Ensembles, ...]
     starts: tuple[Start, ...]
     conditions: tuple[Conditioned, ...]

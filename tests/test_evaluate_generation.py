@@ -1,0 +1,484 @@
+"""The protocol for generators of weights: constructed generators must be seen for what they are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import mannwhitneyu
+
+from zoogen.config import Config, NetworkConfig
+from zoogen.data import Dataset, load
+from zoogen.errors import ConfigError
+from zoogen.evaluate.generation import (
+    Beside,
+    Cost,
+    Curve,
+    Evaluator,
+    Images,
+    Offered,
+    Point,
+    Report,
+    Shares,
+    class_agreement,
+    compare_starts,
+    evaluate_samples,
+    exam_of,
+    from_json,
+    gain_at_equal_novelty,
+    rank_agreement,
+    render,
+    separate,
+    split_runs,
+    to_json,
+    training_seconds,
+)
+from zoogen.evaluate.generation.behaviour import finite_outputs, probabilities, wrong_overlap
+from zoogen.evaluate.generation.copying import zu_score
+from zoogen.evaluate.generation.diversity import effective_rank, random_pairs
+from zoogen.evaluate.generation.ensembles import ensemble_gains
+from zoogen.evaluate.generation.frame import balanced
+from zoogen.evaluate.generation.neighbours import aligned_distances, nearest, unit_distances
+from zoogen.evaluate.generation.starts import SCRATCH
+from zoogen.grid import expand
+from zoogen.networks import Network, build_network
+from zoogen.symmetry import apply, random_element
+from zoogen.train import recipe_of, train_block, training_data
+from zoogen.zoo import open_zoo
+
+SEEDS = (0, 1, 2)
+CONFIG = Config.model_validate({
+    "name": "runs",
+    "data": {"train_examples": 400},
+    "network": {"width": 10, "depth": 1},
+    "train": {"epochs": 15, "batch_size": 50, "learning_rate": 0.1, "schedule": "cosine"},
+    "grid": {"seeds": 80},
+})  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Independent runs of one recipe on digits."""
+
+    network: Network
+    weights: np.ndarray
+    ids: list[str]
+    dataset: Dataset
+
+    def parted(self, seed: int = 0, candidates: int | None = 48) -> tuple[Offered, Evaluator]:
+        parts = split_runs(self.ids, seed, Shares(0.45, 0.25))
+        return separate(self.network, self.weights, parts, *exam_of(self.dataset), candidates)
+
+
+@pytest.fixture(scope="module")
+def runs() -> Runs:
+    dataset = load(CONFIG.data)
+    [cohort] = expand(CONFIG).cohorts
+    recipe = recipe_of(cohort.config, dataset)
+    trained = train_block(recipe, training_data(dataset, recipe), cohort.members)
+    return Runs(recipe.net, trained.weights[:, -1], [m.id for m in cohort.members], dataset)
+
+
+@pytest.fixture(scope="module")
+def parted(runs: Runs) -> tuple[Offered, Evaluator]:
+    return runs.parted()
+
+
+@pytest.fixture(scope="module")
+def noise(parted: tuple[Offered, Evaluator]) -> Curve:
+    return parted[1].noise_curve((0.0, 0.1, 0.2, 0.4), count=30)
+
+
+# ----------------------------------------------------------------------- constructed generators
+def copies(offered: Offered, seed: int, count: int = 60) -> np.ndarray:
+    """Training members with their units in another order and another scale."""
+    spec, rng = offered.network.spec, np.random.default_rng(seed)
+    chosen = offered.train[rng.integers(0, len(offered.train), count)]
+    return np.asarray(apply(spec, random_element(spec, seed, (count,)), chosen))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_copier_is_caught(seed: int, parted: tuple[Offered, Evaluator], noise: Curve) -> None:
+    offered, evaluator = parted
+    report = evaluate_samples(evaluator, copies(offered, seed), noise=noise)
+    assert report.copying.zu < -5
+    assert report.copying.functional_zu < -5
+    assert report.copying.distance_ratio < 1e-4
+    assert report.copying.duplicates == 1
+    assert report.copying.overlap == pytest.approx(1, abs=0.01)  # rounding may flip an image
+    assert report.novelty.all == 0
+    assert report.novelty.accurate > 0.5
+    [gain], [real] = report.gains, report.real_gains
+    assert abs(gain.gain) < 0.01 < real.gain
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_real_members_of_other_runs_pass(seed: int, runs: Runs) -> None:
+    offered, evaluator = runs.parted(seed)
+    noise = evaluator.noise_curve((0.0, 0.4), count=10)
+    report = evaluate_samples(evaluator, offered.validation, noise=noise)
+    assert abs(report.copying.zu) < 3
+    assert report.copying.distance_ratio == pytest.approx(1, abs=0.05)
+    assert report.copying.duplicates == 0
+    assert report.copying.overlap == pytest.approx(report.copying.overlap_held_out, abs=0.1)
+    assert report.diversity.distance_ratio == pytest.approx(1, abs=0.05)
+    assert report.diversity.overlap_ratio == pytest.approx(1, abs=0.3)
+    assert report.diversity.rank_ratio == pytest.approx(1, abs=0.05)
+    for ratio in (report.diversity.spread_ratio, report.diversity.size_ratio):
+        assert ratio["hidden0.weight"] == pytest.approx(1, abs=0.1)
+    nominal, both = report.novelty.nominal, len(offered.validation)
+    assert nominal > 0.5
+    error = math.sqrt(nominal * (1 - nominal) * (1 / both + 1 / len(report.held_out.accuracy)))
+    assert abs(report.novelty.all - nominal) < 4 * error
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_noise_trades_accuracy_for_novelty(seed: int, parted: tuple[Offered, Evaluator]) -> None:
+    curve = parted[1].noise_curve((0.1, 0.2, 0.4), count=30, seed=seed)
+    accuracy, overlap, distance = (
+        np.diff([getattr(point, name) for point in curve.points])
+        for name in ("accuracy", "overlap", "distance_ratio")
+    )
+    assert (accuracy < 0).all()
+    assert (overlap < 0).all()
+    assert (distance > 0).all()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_generator_of_means_is_caught(
+    seed: int, parted: tuple[Offered, Evaluator], noise: Curve
+) -> None:
+    offered, evaluator = parted
+    mean = evaluator.frame.place(offered.train).mean(axis=0)
+    rng = np.random.default_rng(seed)
+    samples = mean + 0.02 * mean.std() * rng.normal(size=(30, mean.size))
+    found = evaluate_samples(evaluator, samples, noise=noise).diversity
+    assert found.distance_ratio < 0.1
+    assert found.overlap_ratio > 1.5
+    assert max(found.spread_ratio.values()) < 0.2
+    assert found.size_ratio["hidden0.weight"] < 0.8
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_few_candidates_hold_the_nearest_member(seed: int, runs: Runs) -> None:
+    offered, evaluator = runs.parted(seed)
+    noisy = evaluator.noisy_members(0.4, 40, seed)
+    networks = evaluator.known(np.concatenate([offered.validation, noisy]))
+    members = evaluator.known(offered.train)
+    found, exact = (nearest(evaluator.frame, networks, members, k) for k in (10, None))
+    assert (found.member == exact.member).mean() >= 0.95
+    assert (found.distance >= exact.distance).all()
+    assert np.median(found.distance / exact.distance) == 1
+    np.testing.assert_array_equal(found.overlap, exact.overlap)
+
+
+# ------------------------------------------------------------------------------- known answers
+NETWORK = build_network(NetworkConfig(family="mlp", width=6, depth=2), (1, 4, 4), 5)
+
+
+def vectors(count: int, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(count, NETWORK.spec.size)).astype(np.float32)
+
+
+def test_runs_are_split_whole_and_stay_in_their_part() -> None:
+    ids = [f"run {i // 2}" for i in range(400)]  # two snapshots of each
+    few, many = split_runs(ids[:200], 3), split_runs(ids, 3)
+    assert sorted(np.concatenate(many)) == list(range(400))
+    for part in many:
+        assert (part.reshape(-1, 2) // 2 == part.reshape(-1, 2)[:, :1] // 2).all()
+    for before, after in zip(few, many, strict=True):
+        np.testing.assert_array_equal(before, after[after < 200])
+    assert not np.array_equal(split_runs(ids, 4).held_out, many.held_out)
+
+
+def test_offered_rows_are_not_those_held_out(runs: Runs) -> None:
+    parts = split_runs(runs.ids, 0, Shares(0.45, 0.25))
+    offered, _ = runs.parted()
+    shown = {row.tobytes() for part in offered[1:] for row in part}
+    assert not shown & {row.tobytes() for row in runs.weights[parts.held_out]}
+    assert len(shown) == len(parts.train) + len(parts.validation)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_zu_is_the_z_of_mann_and_whitney(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    generated, real = rng.normal(size=40), rng.normal(1, 1, size=60)
+    found = mannwhitneyu(generated, real, method="asymptotic", use_continuity=False)
+    z = zu_score(generated, real)
+    assert z < 0
+    assert 2 * 0.5 * math.erfc(abs(z) / math.sqrt(2)) == pytest.approx(found.pvalue, rel=1e-6)
+    assert zu_score(real, generated) == pytest.approx(-z)
+    assert zu_score(real, real) == 0
+    assert math.isnan(zu_score(real[:0], real))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_balanced_scale_does_not_depend_on_the_scale_given(seed: int) -> None:
+    values = vectors(3, seed).astype(np.float64)
+    other = apply(
+        NETWORK.spec, replace(random_element(NETWORK.spec, seed), permutations={}), values
+    )
+    assert np.abs(other - values).max() > 0.1
+    once, again = balanced(NETWORK.spec, values), balanced(NETWORK.spec, np.asarray(other))
+    np.testing.assert_allclose(once, again, atol=2e-3)
+    assert (np.linalg.norm(once, axis=1) <= np.linalg.norm(values, axis=1) + 1e-9).all()
+    images = Images(np.random.default_rng(9).normal(size=(20, 1, 4, 4)), np.zeros(1), np.ones(1))
+    before, after = (probabilities(NETWORK, w, images) for w in (values, once))
+    np.testing.assert_allclose(before, after, atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_equivalent_members_are_at_distance_zero(seed: int) -> None:
+    values = vectors(4, seed)
+    moved = apply(NETWORK.spec, random_element(NETWORK.spec, seed, (4,)), values)
+    a, b = (balanced(NETWORK.spec, np.asarray(each)) for each in (values, moved))
+    same, others = np.stack([np.arange(4)] * 2, axis=1), np.array([[0, 1], [2, 3]])
+    assert aligned_distances(NETWORK.spec, a, b, same).max() < 1e-2
+    assert aligned_distances(NETWORK.spec, a, b, others).min() > 5
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "gelu"])
+def test_unit_distances_bound_distances_after_matching(activation: str) -> None:
+    spec = build_network(NETWORK.config.model_copy(update={"activation": activation}),
+                         (1, 4, 4), 5).spec  # fmt: skip
+    a, b = vectors(3), vectors(5, 1)
+    b[0] = apply(spec, replace(random_element(spec, 0), factors={}), a[0])
+    b[1] = apply(spec, random_element(spec, 0), a[1]) if activation == "tanh" else b[1]
+    found = unit_distances(spec, a, b)
+    pairs = np.stack(np.meshgrid(range(3), range(5), indexing="ij"), axis=-1).reshape(-1, 2)
+    exact = aligned_distances(spec, a, b, pairs).reshape(3, 5)
+    assert (found / 2 <= exact**2 + 1e-3).all()
+    assert found[0, 0] < 1e-3
+    assert found[2].min() > 5
+    assert activation != "tanh" or found[1, 1] < 1e-3
+
+
+def test_overlap_counts_what_both_get_wrong() -> None:
+    masks = np.array([[1, 1, 0, 0], [0, 1, 1, 1], [0, 0, 0, 0]], bool)
+    wanted = [[1, 1 / 4, 0], [1 / 4, 1, 0], [0, 0, 1]]
+    np.testing.assert_allclose(wrong_overlap(masks, masks), wanted, rtol=1e-6)
+
+
+def test_rank_is_the_number_of_equal_directions() -> None:
+    rng = np.random.default_rng(0)
+    flat = rng.normal(size=(200, 3)) @ np.linalg.qr(rng.normal(size=(7, 3)))[0].T
+    assert effective_rank(flat) == pytest.approx(3, abs=0.1)
+    assert effective_rank(np.ones((5, 7))) == 0
+    pairs = random_pairs(3000, 50, 0)
+    assert pairs.shape == (50, 2)
+    assert (pairs[:, 0] != pairs[:, 1]).all()
+    assert random_pairs(3, 50, 0).tolist() == [[0, 1], [0, 2], [1, 2]]
+
+
+POINTS = (
+    Point("0", 0.9, 1.0, 0.0), Point("1", 0.8, 0.6, 0.5), Point("2", 0.6, 0.4, 1.0),
+    Point("9", 0.1, 0.7, 3.0),  # all wrong, hence alike again: no part of the frontier
+)  # fmt: skip
+GAINS = {
+    "at a point": (0.6, 0.85, 0.05, "nan"),
+    "between": (0.8, 0.9, 0.05, "nan"),
+    "worse": (0.5, 0.5, -0.2, "nan"),
+    "more novel": (0.3, 0.7, float("nan"), 0.1),
+    "not finite": (float("nan"), 0.7, float("nan"), "nan"),
+}
+
+
+@pytest.mark.parametrize(("overlap", "accuracy", "gain", "at_least"), GAINS.values(), ids=GAINS)
+def test_gains_are_interpolated_and_never_extrapolated(
+    overlap: float, accuracy: float, gain: float, at_least: float
+) -> None:
+    found = gain_at_equal_novelty(Point("", accuracy, overlap, 1.0), Curve("noise", POINTS))
+    assert found.gain == pytest.approx(gain, nan_ok=True)
+    assert found.at_least == pytest.approx(float(at_least), nan_ok=True)
+    assert bool(found.reason) == math.isnan(found.gain)
+
+
+def test_equal_networks_gain_nothing_together() -> None:
+    rng = np.random.default_rng(0)
+    labels, one = rng.integers(0, 3, 50), rng.dirichlet(np.ones(3), 50)
+    gains = ensemble_gains(np.repeat(one[None], 6, axis=0), labels, (2, 5, 10))
+    assert gains[2] == gains[5] == 0
+    assert math.isnan(gains[10])
+    truth = 0.2 + 0.4 * np.eye(3)[labels]  # networks that are right on average
+    noisy = truth + rng.normal(size=(40, 50, 3))
+    gains = ensemble_gains(noisy, labels, (2, 20))
+    assert gains[20] > gains[2] > 0
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_conditions_that_are_met_stand_out_of_the_shuffled(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    asked, free = rng.normal(size=(2, 100))
+    met = rank_agreement("rate", asked, np.exp(asked) + 0.01 * free)
+    assert met.agreement > 0.95
+    assert met.agreement > met.shuffled_high > met.shuffled
+    assert abs(met.shuffled) < 0.1
+    assert abs(rank_agreement("rate", asked, free).agreement) < 0.4
+    phases = rng.choice(["I", "II", "IV-B"], 90).tolist()
+    got = [None, *phases[1:80], *rng.permutation(phases[80:])]
+    found = class_agreement("phase", phases, got)
+    assert found.missing == 1
+    assert found.agreement > 0.85 > found.shuffled_high
+    assert found.shuffled == pytest.approx(1 / 3, abs=0.1)
+
+
+def test_conditions_without_spread_have_no_agreement() -> None:
+    assert math.isnan(rank_agreement("rate", np.ones(5), np.arange(5.0)).agreement)
+    assert rank_agreement("rate", np.array([np.nan, 1.0]), np.zeros(2)).missing == 1
+    assert math.isnan(class_agreement("phase", [None], ["I"]).agreement)
+    with pytest.raises(ConfigError, match="3 requests and 2 measured"):
+        rank_agreement("rate", np.ones(3), np.ones(2))
+
+
+def test_costs_are_stored_with_the_zoo(tiny_zoo: Path) -> None:
+    zoo = open_zoo(tiny_zoo)
+    assert all(training_seconds(zoo, cohort) > 0 for cohort in zoo.cohorts)
+    assert Cost(10.0, 0.5, 99.0, 0.1).break_even == math.inf
+    assert Cost(10.0, 0.5, 99.0, 2.5).break_even == 5
+
+
+# ------------------------------------------------------------------------------------- training
+def test_good_starts_are_ahead_of_scratch(runs: Runs, parted: tuple[Offered, Evaluator]) -> None:
+    offered, evaluator = parted
+    given = offered.validation[:3]
+    starts = {"generated": given, "nearest": evaluator.nearest_members(given)}
+    config = CONFIG.model_copy(update={"grid": type(CONFIG.grid)()})
+    found = compare_starts(
+        config, runs.dataset, starts, evaluator.wrong, epochs=(0, 1, 3), rates=(1e-6, 0.1)
+    )
+    by_name = {start.name: start for start in found}
+    assert list(by_name) == ["generated", "nearest", SCRATCH]
+    right = 1 - evaluator.wrong(given)[:, 1::2].mean()
+    assert by_name["generated"].accuracy[0] == pytest.approx(right)
+    scratch = by_name[SCRATCH]
+    assert scratch.rate == 0.1
+    assert scratch.accuracy[0] < 0.4 < scratch.accuracy[2]
+    assert by_name["generated"].accuracy[1] > scratch.accuracy[1]
+    with pytest.raises(ConfigError, match="equally"):
+        compare_starts(
+            config, runs.dataset, {"a": given, "b": given[:2]}, evaluator.wrong, epochs=(0,)
+        )
+
+
+# ------------------------------------------------------------------------------ report and files
+@pytest.fixture(scope="module")
+def reports(parted: tuple[Offered, Evaluator], noise: Curve) -> tuple[Report, ...]:
+    """A report with everything in it, one of few and bad samples, one of none that is finite."""
+    offered, evaluator = parted
+    accuracy = evaluator.accuracies(offered.validation)
+    conditions = (
+        rank_agreement("test_accuracy", accuracy, accuracy),
+        class_agreement("phase", ["I", "II"], ["I", "I"]),
+    )
+    average = evaluator.curve("average", {"2": offered.train[:10] / 2 + offered.train[1:11] / 2})
+    landscape = {"hessian_trace": ([1.0, 2.0, 900.0], [3.0, 4.0])}
+    cost = Cost(1.0, 0.001, 9.0, 0.5)
+    everything = Beside((average,), (), conditions, cost, landscape)
+    seeds = np.arange(len(accuracy)) % 3
+    rich = evaluate_samples(evaluator, offered.validation, seeds, "real", "", noise, everything)
+    few = copies(offered, 0, 4)
+    few[1] = np.nan
+    few[2] *= 1e20  # finite weights, outputs that are not
+    poor = evaluate_samples(evaluator, few, None, "poor", "best 4 of 9", noise)
+    return rich, poor, evaluate_samples(evaluator, np.full((3, few.shape[1]), np.inf), noise=noise)
+
+
+def test_networks_that_are_not_finite_are_counted(reports: tuple[Report, ...]) -> None:
+    poor = reports[1]
+    assert (poor.samples, poor.invalid) == (4, 2)
+    assert sorted(poor.generated.accuracy)[:2] == [0, 0]
+    assert sum(map(math.isnan, poor.generated.distance)) == 2
+    assert poor.copying.duplicates == 1
+    assert poor.novelty.accurate <= 0.5
+    words = " ".join(poor.notes)
+    for part in ("4 samples", "1 generator seed", "2 samples are not finite", "best 4 of 9"):
+        assert part in words
+
+
+def test_nothing_finite_is_reported_as_such(reports: tuple[Report, ...]) -> None:
+    report = reports[2]
+    assert report.invalid == report.samples == 3
+    assert report.accuracy.best == report.novelty.all == 0
+    assert math.isnan(report.copying.zu)
+    assert [math.isnan(gain.gain) for gain in report.gains] == [True]
+
+
+def test_reports_survive_json(reports: tuple[Report, ...]) -> None:
+    text = to_json(reports)
+    again = from_json(text)
+    assert to_json(again) == text
+    assert again[0].over_seeds("accuracy") == reports[0].over_seeds("accuracy")
+    assert again[1].cost is None
+    with pytest.raises(ConfigError, match="evaluate-generator"):
+        from_json("[{}]")
+
+
+def test_a_page_a_table_and_a_json_are_written(reports: tuple[Report, ...], tmp_path: Path) -> None:
+    paths = render(reports, tmp_path / "out")
+    assert [path.name for path in paths] == [
+        f"generation.{k}" for k in ("json", "md", "png", "svg")
+    ]
+    table, picture = paths[1].read_text(), paths[3].read_text()
+    assert "| ZU, all samples | 0 |" in table
+    assert "samples were selected: best 4 of 9" in table
+    for title in ("Accuracy and novelty", "Ensembles", "real: phase", "hessian_trace", "Cost"):
+        assert title in picture
+    assert from_json(paths[0].read_bytes())[0].name == "real"
+    with pytest.raises(ConfigError, match="found none"):
+        render([], tmp_path)
+
+
+# ------------------------------------------------------------------------------------- bad input
+def evaluator_of(runs: Runs, train: np.ndarray, held_out: np.ndarray) -> Evaluator:
+    return Evaluator(runs.network, train, held_out, *exam_of(runs.dataset))
+
+
+REFUSED: dict[str, tuple[Callable[[Runs], object], str]] = {
+    "too small": (lambda runs: split_runs(runs.ids[:12]), "12 runs leave"),
+    "shares": (lambda runs: split_runs(runs.ids, 0, Shares(0.8, 0.2)), "runs are held out"),
+    "few members": (
+        lambda runs: evaluator_of(runs, runs.weights, runs.weights[:2]),
+        "found 2 held-out members",
+    ),
+    "diverged": (
+        lambda runs: evaluator_of(runs, runs.weights * np.nan, runs.weights),
+        "80 of 80 training members",
+    ),
+    "other network": (
+        lambda runs: evaluator_of(runs, runs.weights[:, 1:], runs.weights),
+        r"expected \[n, 760\]",
+    ),
+    "wrong samples": (
+        lambda runs: evaluate_samples(runs.parted()[1], np.zeros((3, 7))),
+        r"shape \[3, 7\], expected \[n, 760\]",
+    ),
+    "no samples": (
+        lambda runs: evaluate_samples(runs.parted()[1], runs.weights[:0]),
+        "found 0 samples",
+    ),
+    "seeds": (
+        lambda runs: evaluate_samples(runs.parted()[1], runs.weights, np.arange(3)),
+        "80 samples and 3 seeds",
+    ),
+}
+
+
+@pytest.mark.parametrize(("call", "words"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_judged_is_refused(
+    call: Callable[[Runs], object], words: str, runs: Runs
+) -> None:
+    with pytest.raises(ConfigError, match=words) as error:
+        call(runs)
+    assert "\n" not in str(error.value)
+
+
+def test_outputs_that_overflow_are_seen() -> None:
+    images = Images(np.ones((2, 1, 4, 4)), np.zeros(1), np.ones(1))
+    values = vectors(70)
+    values[[3, 69]] *= 1e25
+    assert np.flatnonzero(~finite_outputs(NETWORK, values, images)).tolist() == [3, 69]

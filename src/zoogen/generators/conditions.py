@@ -1,0 +1,193 @@
+"""Conditions: what a generator is told about the networks that it shall make, as numbers."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float32
+
+from zoogen.errors import ConfigError
+
+DECADES = 10.0
+"""Positive numbers that span more than this factor are taken on a logarithmic scale."""
+
+Wish = Mapping[str, float | str]
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One condition: a number, or one of several classes.
+
+    Attributes:
+        name: column of :attr:`zoogen.Zoo.members`.
+        classes: in order; empty for a number.
+        logarithmic: whether its logarithm counts.
+        mean, deviation: of the training members, after the logarithm.
+        low, high: the range that the training members have.
+    """
+
+    name: str
+    classes: tuple[str, ...] = ()
+    logarithmic: bool = False
+    mean: float = 0.0
+    deviation: float = 1.0
+    low: float = 0.0
+    high: float = 0.0
+
+    @property
+    def size(self) -> int:
+        """Numbers that stand for it: its value or classes, and whether it is given."""
+        return (len(self.classes) or 1) + 1
+
+    def encode(self, values: Sequence[Any]) -> Float32[np.ndarray, "n e"]:
+        """One row a value; zeros where it is not known."""
+        if self.classes:
+            one_hot = np.array([[value == name for name in self.classes] for value in values], bool)
+            return np.column_stack([one_hot, one_hot.any(axis=1)]).astype(np.float32)
+        numbers = np.asarray(values, np.float64)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            numbers = np.log(numbers) if self.logarithmic else numbers
+        scaled = (numbers - self.mean) / self.deviation
+        known = np.isfinite(scaled)
+        return np.column_stack([np.where(known, scaled, 0), known]).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """All conditions of a run; encodes members and wishes the same way.
+
+    Attributes:
+        quantities: in the order of the vector.
+    """
+
+    quantities: tuple[Quantity, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Length of the condition vector."""
+        return sum(quantity.size for quantity in self.quantities)
+
+    def of_members(self, table: pd.DataFrame) -> Float32[np.ndarray, "n e"]:
+        """Condition vectors of members, from their rows."""
+        columns = [q.encode(table[q.name].tolist()) for q in self.quantities]
+        return np.concatenate([np.zeros((len(table), 0), np.float32), *columns], axis=1)
+
+    def of_wish(self, wish: Wish, count: int) -> Float32[np.ndarray, "n e"]:
+        """The vector of a wish, ``count`` times; what it does not name is left open.
+
+        Raises:
+            ConfigError: if it names something that the run was not trained with, or a class or a
+                number that no training member has.
+        """
+        known = {quantity.name: quantity for quantity in self.quantities}
+        for name in wish:
+            if name not in known:
+                raise ConfigError(_unknown(name, list(known)))
+        rows = [
+            quantity.encode([_checked(quantity, wish[quantity.name])] * count)
+            if quantity.name in wish
+            else np.zeros((count, quantity.size), np.float32)
+            for quantity in self.quantities
+        ]
+        return np.concatenate([np.zeros((count, 0), np.float32), *rows], axis=1)
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Plain data for a run's file."""
+        return [asdict(quantity) for quantity in self.quantities]
+
+    @classmethod
+    def from_json(cls, found: list[dict[str, Any]]) -> Conditioning:
+        """What :meth:`to_json` returned."""
+        return cls(tuple(Quantity(**{**q, "classes": tuple(q["classes"])}) for q in found))
+
+
+def conditioning_of(table: pd.DataFrame, names: Sequence[str]) -> Conditioning:
+    """Conditions on columns of the training members.
+
+    Args:
+        table: rows of the training members.
+        names: columns: hyper-parameters, metrics, ``phase``.
+
+    Raises:
+        ConfigError: if there is no such column, or it has one value only.
+
+    Example:
+        >>> table = pd.DataFrame({"phase": ["I", "II"], "train.learning_rate": [0.01, 1.0]})
+        >>> conditions = conditioning_of(table, ["phase", "train.learning_rate"])
+        >>> conditions.of_wish({"train.learning_rate": 1.0}, 1).tolist()
+        [[0.0, 0.0, 0.0, 1.0, 1.0]]
+    """
+    for name in names:
+        if name not in table:
+            raise ConfigError(_unknown(name, [str(column) for column in table]))
+    return Conditioning(tuple(_quantity(name, table[name]) for name in names))
+
+
+def _quantity(name: str, column: pd.Series) -> Quantity:
+    present = column.dropna()
+    if present.nunique() < 2:
+        raise ConfigError(
+            f"condition {name!r}: found {present.nunique()} different values in the training "
+            "members, expected at least two; leave it out"
+        )
+    if not pd.api.types.is_numeric_dtype(present):
+        return Quantity(name, classes=tuple(sorted(map(str, present.unique()))))
+    values = present.to_numpy(np.float64)
+    low, high = float(values.min()), float(values.max())
+    logarithmic = low > 0 and high / low > DECADES
+    scaled = np.log(values) if logarithmic else values
+    return Quantity(
+        name, (), logarithmic, float(scaled.mean()), float(scaled.std()) or 1.0, low, high
+    )
+
+
+def parse_wish(texts: Sequence[str]) -> dict[str, float | str]:
+    """A wish from ``name=value`` texts.
+
+    Raises:
+        ConfigError: if a text has another form.
+
+    Example:
+        >>> parse_wish(["phase=IV-B", "test_accuracy=0.9"])
+        {'phase': 'IV-B', 'test_accuracy': 0.9}
+    """
+    wish: dict[str, float | str] = {}
+    for text in texts:
+        name, sign, value = (part.strip() for part in text.partition("="))
+        if not (name and sign and value):
+            raise ConfigError(f"--condition {text!r}: expected name=value, as in phase=IV-B")
+        try:
+            wish[name] = float(value)
+        except ValueError:
+            wish[name] = value
+    return wish
+
+
+def _checked(quantity: Quantity, value: float | str) -> float | str:
+    if quantity.classes:
+        if str(value) not in quantity.classes:
+            raise ConfigError(
+                f"condition {quantity.name!r}: found {value!r}, the run was trained with "
+                f"{', '.join(quantity.classes)}"
+            )
+        return str(value)
+    if not isinstance(value, float | int) or not quantity.low <= value <= quantity.high:
+        raise ConfigError(
+            f"condition {quantity.name!r}: found {value!r}, expected a number from "
+            f"{quantity.low:g} to {quantity.high:g}, the range of the training members"
+        )
+    return value
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return (
+        f"condition {name!r}: the run was not trained with it{hint}; there are: "
+        f"{', '.join(known) or 'none'}"
+    )

@@ -1,0 +1,374 @@
+"""Flow matching: a velocity field that carries noise to data, its fit and its integration.
+
+Noise ``x0`` and data ``x1``, both of unit scale, are joined by straight lines ``x_t = (1 − t) x0 +
+t x1``. The model does not return the velocity itself but ``F`` in
+
+    velocity = (2t − 1) / s² · x_t + F / s,    s² = t² + (1 − t)²,
+
+where the first term is the best linear guess and ``F`` has unit scale at all times. Neither term
+grows at the ends, and ``F`` is as good as a prediction of ``x1``: they differ by known factors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Float32
+
+from zoogen.errors import ConfigError
+from zoogen.generators.generator import Effort
+from zoogen.train.resume import Checkpoint
+
+Tree = Any
+
+SPAN_BYTES = 2**27  # of the noise that one call of the program takes
+CHECKPOINT_SECONDS = 60.0
+WARM_UP = 0.05  # share of the steps
+FORGET_ALL, FORGET_ONE = 0.1, 0.1  # chances that all conditions, or each of them, are left open
+EMA = 0.999
+FREQUENCIES = 16
+
+
+class Field(NamedTuple):
+    """A model of ``F``.
+
+    Attributes:
+        init: ``key → params``.
+        apply: ``(params, x_t [b d], condition [b e + 2 · FREQUENCIES]) → F [b d]``.
+    """
+
+    init: Callable[[Array], Tree]
+    apply: Callable[[Tree, Float[Array, "b d"], Float[Array, "b e"]], Float[Array, "b d"]]
+
+
+class Data(NamedTuple):
+    """What a field is fitted on.
+
+    Attributes:
+        values: of unit scale.
+        conditions: of the same rows.
+    """
+
+    values: Float32[np.ndarray, "n d"]
+    conditions: Float32[np.ndarray, "n e"]
+
+
+Coupling = Callable[[Float32[np.ndarray, "b d"], Float32[np.ndarray, "b d"]], Any]
+"""``(noise, data) → noise``: the same noise, brought nearer to the data that it is joined with."""
+
+
+def independent(noise: Float32[np.ndarray, "b d"], _data: Any) -> Float32[np.ndarray, "b d"]:
+    """Noise as it is drawn."""
+    return noise
+
+
+def condition_size(size: int) -> int:
+    """Length of what a field reads beside ``x_t``: conditions of this length, and the time."""
+    return size + 2 * FREQUENCIES
+
+
+# ---------------------------------------------------------------------------------------- fit
+class _Draws(NamedTuple):
+    """Everything random in some steps."""
+
+    rows: Any
+    noise: Any
+    time: Any
+    forget: Any
+
+
+class _Progress(NamedTuple):
+    """All that a resumed fit needs."""
+
+    params: Tree
+    optimizer: Any
+    average: Tree
+    best: Tree
+    best_loss: np.float64
+    position: np.int64
+    losses: np.ndarray
+
+
+class FittedField(NamedTuple):
+    """A field after fitting.
+
+    Attributes:
+        params: averaged over steps, of the look with the least validation loss.
+        losses: step, training loss since the last look, and validation loss at each look.
+    """
+
+    params: Tree
+    losses: Float[np.ndarray, "looks 3"]
+
+
+def fit_field(
+    field: Field, train: Data, validation: Data, effort: Effort, coupling: Coupling = independent
+) -> FittedField:
+    """Fit a field by flow matching.
+
+    Args:
+        field: to fit.
+        train: of unit scale.
+        validation: on the same scale; decides which look counts.
+        effort: steps, batch size, learning rate, looks and seed.
+        coupling: of noise and data.
+
+    Raises:
+        ConfigError: if there are fewer training rows than a batch takes, or the loss is not finite.
+
+    Reference:
+        Lipman, Chen, Ben-Hamu, Nickel and Le, Flow matching for generative modeling, 2023; Tong et
+        al., Improving and generalizing flow-based generative models with minibatch optimal
+        transport, 2024 (couplings); Karras, Aittala, Aila and Laine, Elucidating the design space
+        of diffusion-based generative models, 2022 (unit scale at all times).
+    """
+    batch = min(effort.batch_size, len(train.values))
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(_schedule(effort)))
+    advance = _program(field, optimizer)
+    checkpoint = Checkpoint(effort.checkpoint, CHECKPOINT_SECONDS)
+    state = checkpoint.restore(_start(field, optimizer, effort))
+    check = _draws(validation, min(len(validation.values), 512), 1, [effort.seed, 1], coupling)
+    looks = _looks(effort)
+    span = max(1, SPAN_BYTES // (4 * batch * train.values.shape[1]))
+    arrays = jax.tree.map(jnp.asarray, (train, validation))
+    with effort.reporter("flow", effort.steps, "steps") as tell:
+        tell(int(state.position))
+        for number, stop in enumerate(looks):
+            losses = []
+            while state.position < stop:
+                steps = min(span, stop - int(state.position))
+                drawn = _draws(train, batch, steps, [effort.seed, 2, int(state.position)], coupling)
+                moved, loss = advance(tuple(state[:3]), arrays[0], drawn)
+                losses.append(float(loss))
+                position = np.int64(state.position + steps)
+                state = _Progress(*moved, *state[3:])._replace(position=position)
+                tell(steps)
+            if losses:
+                state = _looked(field, state, number, float(np.mean(losses)), arrays[1], check)
+                checkpoint.save_if_due(state, int(state.position))
+    return FittedField(jax.tree.map(np.asarray, state.best), state.losses)
+
+
+def _schedule(effort: Effort) -> optax.Schedule:
+    warm = max(1, round(WARM_UP * effort.steps))
+    return optax.warmup_cosine_decay_schedule(
+        0, effort.learning_rate, warm, effort.steps, effort.learning_rate / 100
+    )
+
+
+def _looks(effort: Effort) -> list[int]:
+    return [max(1, round(effort.steps * (n + 1) / effort.looks)) for n in range(effort.looks)]
+
+
+def _start(field: Field, optimizer: optax.GradientTransformation, effort: Effort) -> _Progress:
+    params = jax.jit(field.init)(jax.random.key(effort.seed))
+    losses = np.full((effort.looks, 3), np.nan)
+    copies = params, optimizer.init(params), params, params
+    return _Progress(*copies, np.float64(np.inf), np.int64(0), losses)
+
+
+def _draws(data: Data, batch: int, steps: int, seed: list[int], coupling: Coupling) -> _Draws:
+    rng = np.random.default_rng(seed)
+    dimension, entries = data.values.shape[1], data.conditions.shape[1]
+    rows = np.stack([rng.choice(len(data.values), batch, replace=False) for _ in range(steps)])
+    noise = rng.standard_normal((steps, batch, dimension), np.float32)
+    flat = coupling(noise.reshape(-1, dimension), data.values[rows.reshape(-1)])
+    # More often in the middle, where the noise is neither gone nor all there is.
+    time = 1 / (1 + np.exp(-rng.standard_normal((steps, batch))))
+    open_ = rng.random((steps, batch, 1)) < FORGET_ALL
+    forget = open_ | (rng.random((steps, batch, entries)) < FORGET_ONE)
+    return _Draws(rows, flat.reshape(noise.shape), time.astype(np.float32), forget)
+
+
+def _program(field: Field, optimizer: optax.GradientTransformation) -> Callable[..., Any]:
+    """``(params, optimizer state, average), data, draws → the same after all drawn steps, loss``."""
+
+    def step(carry: Any, drawn: _Draws, data: Data) -> tuple[Any, Array]:
+        params, state, average = carry
+        loss, gradient = jax.value_and_grad(partial(_loss, field))(params, data, drawn)
+        update, state = optimizer.update(gradient, state, params)
+        params = optax.apply_updates(params, update)
+        average = optax.incremental_update(params, average, 1 - EMA)
+        return (params, state, average), loss
+
+    @jax.jit
+    def advance(carry: Any, data: Data, draws: _Draws) -> tuple[Any, Array]:
+        carry, losses = jax.lax.scan(lambda c, d: step(c, d, data), carry, draws)
+        return carry, losses.mean()
+
+    return advance
+
+
+def _loss(field: Field, params: Tree, data: Data, drawn: _Draws) -> Float[Array, ""]:
+    """Mean squared error of ``F``."""
+    x1, t = data.values[drawn.rows], drawn.time[:, None]
+    conditions = jnp.where(drawn.forget, 0, data.conditions[drawn.rows])
+    x, square = (1 - t) * drawn.noise + t * x1, t**2 + (1 - t) ** 2
+    target = jnp.sqrt(square) * (x1 - drawn.noise - (2 * t - 1) / square * x)
+    found = field.apply(params, x, with_time(conditions, drawn.time))
+    return jnp.square(found - target).mean()
+
+
+def _looked(
+    field: Field, state: _Progress, number: int, loss: float, data: Data, draws: _Draws
+) -> _Progress:
+    kept = draws._replace(forget=np.zeros_like(draws.forget))
+    one = jax.tree.map(lambda leaf: leaf[0], kept)
+    found = float(_validation(field, state.average, data, one))
+    if not np.isfinite(loss):
+        raise ConfigError(
+            f"flow: the training loss is {loss} after {state.position} steps; lower "
+            "training.learning_rate"
+        )
+    losses = state.losses.copy()
+    losses[number] = state.position, loss, found
+    better = found < state.best_loss
+    return state._replace(
+        best=state.average if better else state.best,
+        best_loss=np.float64(min(found, float(state.best_loss))),
+        losses=losses,
+    )
+
+
+@partial(jax.jit, static_argnums=0)
+def _validation(field: Field, params: Tree, data: Data, drawn: _Draws) -> Float[Array, ""]:
+    return _loss(field, params, data, drawn)
+
+
+def with_time(
+    conditions: Float[Array, "b e"], time: Float[Array, " b"]
+) -> Float[Array, "b condition"]:
+    """Conditions with the time behind them, as sines and cosines of many frequencies."""
+    angles = time[:, None] * jnp.pi * jnp.geomspace(0.5, 64, FREQUENCIES)
+    return jnp.concatenate([conditions, jnp.sin(angles), jnp.cos(angles)], axis=1)
+
+
+# ---------------------------------------------------------------------------------- integration
+class Path(NamedTuple):
+    """How a field is integrated.
+
+    Attributes:
+        steps: of equal length in time.
+        method: ``heun`` (two evaluations a step), ``rk4`` (four) or ``sde`` (one).
+        guidance: 1 follows the conditions as learned, more exaggerates them, 0 ignores them.
+        noise: of the ``sde``: how fast noise is renewed on the way; 0 is Euler's method.
+    """
+
+    steps: int = 32
+    method: str = "heun"
+    guidance: float = 1.0
+    noise: float = 0.5
+
+
+METHODS = {"heun": 2, "rk4": 4, "sde": 1}
+"""Evaluations per step."""
+
+
+def integrate(
+    field: Field,
+    params: Tree,
+    noise: Float32[np.ndarray, "n d"],
+    conditions: Float32[np.ndarray, "n e"],
+    path: Path,
+    seed: int = 0,
+    batch: int = 256,
+) -> Float32[np.ndarray, "n d"]:
+    """Carry noise to data.
+
+    Args:
+        field: fitted.
+        params: its parameters.
+        noise: standard normal.
+        conditions: of the same rows; zeros where nothing is asked.
+        path: steps, method, guidance and noise on the way.
+        seed: of the noise on the way.
+        batch: rows that run side by side.
+
+    Raises:
+        ConfigError: for an unknown method or no steps.
+
+    Reference:
+        Ho and Salimans, Classifier-free diffusion guidance, 2022; Albergo, Boffi and
+        Vanden-Eijnden, Stochastic interpolants, 2023 (noise on the way).
+    """
+    if path.method not in METHODS or path.steps < 1:
+        raise ConfigError(
+            f"sampling: found method {path.method!r} with {path.steps} steps, expected one of "
+            f"{', '.join(METHODS)} with at least 1"
+        )
+    parts = []
+    for number, start in enumerate(range(0, len(noise), batch)):
+        rows = slice(start, start + batch)
+        missing = batch - len(noise[rows]) if start else 0  # one compilation
+        filled = [np.pad(a[rows], ((0, missing), (0, 0))) for a in (noise, conditions)]
+        key = jax.random.fold_in(jax.random.key(seed), number)
+        carried = np.asarray(_carried(field, path, params, *filled, key))
+        parts.append(carried[: len(noise[rows])])
+    return np.concatenate(parts)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _carried(
+    field: Field,
+    path: Path,
+    params: Tree,
+    noise: Float[Array, "b d"],
+    conditions: Float[Array, "b e"],
+    key: Array,
+) -> Float[Array, "b d"]:
+    velocity = partial(_velocity, field, path.guidance, params, conditions)
+    step = partial({"heun": _heun, "rk4": _rk4, "sde": partial(_sde, path.noise)}[path.method])
+    times = jnp.arange(path.steps) / path.steps
+    keys = jax.random.split(key, path.steps)
+
+    def body(x: Array, at: tuple[Array, Array]) -> tuple[Array, None]:
+        return step(velocity, x, at[0], 1 / path.steps, at[1]), None
+
+    return jax.lax.scan(body, noise, (times, keys))[0]
+
+
+def _velocity(
+    field: Field,
+    guidance: float,
+    params: Tree,
+    conditions: Float[Array, "b e"],
+    x: Float[Array, "b d"],
+    t: Float[Array, ""],
+) -> Float[Array, "b d"]:
+    time = jnp.full(len(x), t)
+
+    def guess(asked: Array) -> Array:
+        return field.apply(params, x, with_time(asked, time))
+
+    found = guess(conditions)
+    if guidance != 1 and conditions.shape[1]:
+        unasked = guess(jnp.zeros_like(conditions))
+        found = unasked + guidance * (found - unasked)
+    square = t**2 + (1 - t) ** 2
+    return (2 * t - 1) / square * x + found / jnp.sqrt(square)
+
+
+def _heun(velocity: Any, x: Array, t: Array, h: float, _key: Array) -> Array:
+    first = velocity(x, t)
+    return x + h / 2 * (first + velocity(x + h * first, t + h))
+
+
+def _rk4(velocity: Any, x: Array, t: Array, h: float, _key: Array) -> Array:
+    first = velocity(x, t)
+    second = velocity(x + h / 2 * first, t + h / 2)
+    third = velocity(x + h / 2 * second, t + h / 2)
+    fourth = velocity(x + h * third, t + h)
+    return x + h / 6 * (first + 2 * second + 2 * third + fourth)
+
+
+def _sde(noise: float, velocity: Any, x: Array, t: Array, h: float, key: Array) -> Array:
+    """Noise is added and removed at the same rate, which leaves the distribution as it is."""
+    v = velocity(x, t)
+    renewed = jnp.sqrt(2 * noise * (1 - t) * h) * jax.random.normal(key, x.shape)
+    return x + h * (v + noise * (t * v - x)) + renewed

@@ -1,0 +1,123 @@
+"""Generators: one interface of everything that makes weights of new networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float32
+
+from zoogen.config import Config
+from zoogen.data import Dataset
+from zoogen.generators.population import Population
+from zoogen.networks import Network
+from zoogen.progress import Reporter, silent
+
+State = dict[str, Any]
+Options = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Fittable:
+    """A part of a population with the condition vectors of its members.
+
+    Attributes:
+        population: the members.
+        conditions: ``[n e]``; ``e`` is 0 without conditions.
+    """
+
+    population: Population
+    conditions: Float32[np.ndarray, "n e"]
+
+    @property
+    def network(self) -> Network:
+        """That all members share."""
+        return self.population.network
+
+    @property
+    def values(self) -> Float32[np.ndarray, "n p"]:
+        """Flat weights of the members."""
+        return self.population.values
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long a generator is fitted; those without steps ignore all but the seed.
+
+    Attributes:
+        steps: optimiser steps.
+        batch_size: members per step.
+        learning_rate: of Adam, after a warm-up and before a cosine decay.
+        looks: how often the validation loss is taken; the best look counts.
+        seed: of everything random in the fit.
+        checkpoint: where to keep the state of a fit that takes longer than a minute.
+        reporter: shows progress.
+    """
+
+    steps: int = 4000
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    looks: int = 20
+    seed: int = 0
+    checkpoint: Path | None = None
+    reporter: Reporter = silent
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the members of the run come from.
+
+    Attributes:
+        network: that they share.
+        config: of their training, without the grid.
+        values: their hyper-parameters that differ, one row a training member.
+        dataset: loads what they were trained on.
+    """
+
+    network: Network
+    config: Config
+    values: pd.DataFrame
+    dataset: Callable[[], Dataset]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a sample.
+
+    Attributes:
+        seed: of the noise.
+        count: networks.
+        conditions: one row of the condition vector per network, zeros where nothing is asked, see
+            :class:`~zoogen.generators.conditions.Conditioning`.
+    """
+
+    seed: int
+    count: int
+    conditions: Float32[np.ndarray, "n e"]
+
+
+@dataclass(frozen=True)
+class Generator:
+    """A way to make weights.
+
+    Attributes:
+        definition: one sentence, with its source.
+        fit: ``(train, validation, options, effort) → state``, a tree of arrays and nothing else,
+            so that it can be stored.
+        sample: ``(source, state, options, request) → weights [n p]``; the same request gives the
+            same weights.
+        options: their defaults by name.
+        conditional: whether it reads conditions.
+        trained: whether it takes optimiser steps.
+    """
+
+    definition: str
+    fit: Callable[[Fittable, Fittable, Options, Effort], State]
+    sample: Callable[[Source, State, Options, Request], Float32[np.ndarray, "n p"]]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    conditional: bool = False
+    trained: bool = False

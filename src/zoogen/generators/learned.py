@@ -1,0 +1,126 @@
+"""Generators that are trained: flows over principal components, and over weights themselves."""
+
+from __future__ import annotations
+
+from functools import lru_cache, partial
+
+import jax
+import numpy as np
+from jaxtyping import Float32
+
+from zoogen.generators.baselines import Values, aligned, decoded, principal
+from zoogen.generators.flow import (
+    Data,
+    Field,
+    Path,
+    fit_field,
+    independent,
+    integrate,
+)
+from zoogen.generators.generator import Effort, Fittable, Options, Request, Source, State
+from zoogen.generators.velocity import equivariant_field, vector_field
+from zoogen.models import Standard, fit_standard, standardise
+from zoogen.params import ParamSpec
+from zoogen.symmetry import align_members, apply, weight_matching
+
+
+# --------------------------------------------------------------------------------- components
+def fit_pca_flow(train: Fittable, validation: Fittable, options: Options, effort: Effort) -> State:
+    """A flow over the scores of the principal components of aligned members.
+
+    What the components leave over is kept as independent noise of the same size, without which
+    samples would be too short.
+    """
+    values = aligned(train)
+    space = principal(values, options["components"])
+    state = space._asdict()
+    reference = values.mean(axis=0)
+    held = align_members(train.network.spec, reference, validation.values).values
+    scores = ((held - space.mean) @ space.components.T / space.deviations).astype(np.float32)
+    rest = values - decoded(state, space.scores)
+    field = _score_field(len(space.deviations), train.conditions.shape[1], options)
+    data = Data(space.scores.astype(np.float32), train.conditions)
+    fitted = fit_field(field, data, Data(scores, validation.conditions), effort)
+    return state | {
+        "rest": rest.std(axis=0),
+        "params": fitted.params,
+        "losses": fitted.losses,
+    }
+
+
+def sample_pca_flow(_source: Source, state: State, options: Options, request: Request) -> Values:
+    """Scores from the flow, weights from the scores."""
+    rng = np.random.default_rng(request.seed)
+    size = len(state["deviations"])
+    noise = rng.standard_normal((request.count, size), np.float32)
+    field = _score_field(size, request.conditions.shape[1], options)
+    scores = integrate(
+        field, state["params"], noise, request.conditions, _path(options), request.seed
+    )
+    values = decoded(state, scores)
+    return values + state["rest"] * rng.standard_normal(values.shape, np.float32)
+
+
+def _score_field(size: int, conditions: int, options: Options) -> Field:
+    return _vector_field(size, conditions, options["width"], options["depth"])
+
+
+_vector_field = lru_cache(vector_field)  # one object, hence one compilation, per shape
+
+
+# ------------------------------------------------------------------------------------- weights
+def fit_flow(train: Fittable, validation: Fittable, options: Options, effort: Effort) -> State:
+    """A flow over weights whose field commutes with all permutations of hidden units."""
+    spec = train.network.spec
+    standard = fit_standard(spec, train.values)
+    parts = [
+        Data(standardise(standard, part.values).astype(np.float32), part.conditions)
+        for part in (train, validation)
+    ]
+    coupling = partial(_matched, spec) if options["coupling"] == "assignment" else independent
+    field = _weight_field(spec, train.conditions.shape[1], options)
+    fitted = fit_field(field, *parts, effort, coupling)
+    return {**standard._asdict(), "params": fitted.params, "losses": fitted.losses}
+
+
+def _matched(
+    spec: ParamSpec, noise: Float32[np.ndarray, "b p"], data: Float32[np.ndarray, "b p"]
+) -> Float32[np.ndarray, "b p"]:
+    """Noise with its units in the order that brings it nearest to the data.
+
+    Units of noise are exchangeable, so it is still standard normal noise; but the lines from it
+    to the data cross less.
+    """
+    return apply(spec, weight_matching(spec, data, noise).elements, noise)
+
+
+def sample_flow(source: Source, state: State, options: Options, request: Request) -> Values:
+    """Weights from noise."""
+    spec = source.network.spec
+    rng = np.random.default_rng(request.seed)
+    noise = rng.standard_normal((request.count, spec.size), np.float32)
+    field = _weight_field(spec, request.conditions.shape[1], options)
+    found = integrate(
+        field, state["params"], noise, request.conditions, _path(options), request.seed
+    )
+    standard = Standard(state["mean"], state["deviation"])
+    return found * standard.deviation + standard.mean
+
+
+def _weight_field(spec: ParamSpec, conditions: int, options: Options) -> Field:
+    return _equivariant_field(
+        spec, conditions, options["channels"], options["depth"], options["rank"]
+    )
+
+
+_equivariant_field = lru_cache(equivariant_field)
+
+
+def _path(options: Options) -> Path:
+    return Path(options["path_steps"], options["method"], options["guidance"], options["noise"])
+
+
+def parameters_of(state: State) -> int:
+    """Numbers that a generator keeps besides its losses."""
+    kept = {name: part for name, part in state.items() if name != "losses"}
+    return sum(int(np.size(leaf)) for leaf in jax.tree.leaves(kept))

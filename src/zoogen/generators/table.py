@@ -1,0 +1,53 @@
+"""The table of generators."""
+
+from __future__ import annotations
+
+from zoogen.generators import baselines, learned
+from zoogen.generators.generator import Generator
+
+_PATH = {"path_steps": 32, "method": "heun", "guidance": 1.0, "noise": 0.5}
+
+GENERATORS: dict[str, Generator] = {
+    "permuted": Generator(
+        "training members under random permutations: copies",
+        baselines.keep_members, baselines.permuted_copies,
+    ),
+    "noise": Generator(
+        "training members with Gaussian noise, sigma times each tensor's deviation",
+        baselines.keep_members, baselines.noised, {"sigma": 0.1},
+    ),
+    "average": Generator(
+        "means of several training members, aligned with the first of them, or raw",
+        baselines.keep_members, baselines.means_of_members, {"members": 2, "aligned": True},
+    ),
+    "gaussian": Generator(
+        "independent normal parameters with the means and deviations of training members",
+        baselines.fit_gaussian, baselines.sample_gaussian, {"aligned": True},
+    ),
+    "pca-gaussian": Generator(
+        "a Gaussian over principal components of aligned training members",
+        baselines.fit_pca, baselines.sample_pca, {"components": 256},
+    ),
+    "kde": Generator(
+        "kernel density over principal components of the aligned training members that fit their "
+        "training images best (Schürholt et al., Hyper-representations, 2022: top 30 %)",
+        baselines.fit_kde, baselines.sample_kde, {"components": 64, "share": 0.3},
+    ),
+    "train": Generator(
+        "fresh training of new members by the recipe of the population: the honest competitor",
+        baselines.nothing, baselines.freshly_trained,
+    ),
+    "pca-flow": Generator(
+        "flow matching over principal components of aligned members (Gupta et al., "
+        "DeepWeightFlow, 2026)",
+        learned.fit_pca_flow, learned.sample_pca_flow,
+        {"components": 256, "width": 512, "depth": 4, **_PATH}, conditional=True, trained=True,
+    ),
+    "flow": Generator(
+        "equivariant flow matching over weights, noise coupled to members by assignment",
+        learned.fit_flow, learned.sample_flow,
+        {"channels": 32, "depth": 4, "rank": 8, "coupling": "assignment", **_PATH},
+        conditional=True, trained=True,
+    ),
+}  # fmt: skip
+"""Name → :class:`Generator`."""

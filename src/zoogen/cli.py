@@ -282,6 +282,51 @@ def sparsify(
     _print(present.info_json(twin) if as_json else present.info_text(twin), as_json)
 
 
+@app.command("train-generator")
+def train_generator(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="TOML file of the generator.")],
+    zoo: Annotated[Path, typer.Option("--zoo", metavar="ZOO", help="Directory of the zoo.")],
+    out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Directory of the run.")],
+    set_: Overrides = [],
+    as_json: AsJson = False,
+) -> None:
+    """Fit a generator of weights on the training members; the same command resumes."""
+    from zoogen import generators, present
+    from zoogen.config import load_table
+    from zoogen.zoo import open_zoo
+
+    told = load_table(generators.GeneratorConfig, config, set_)
+    run = generators.train_generator(told, open_zoo(zoo), out, _reporter())
+    _print(present.run_json(run) if as_json else present.run_text(run), as_json)
+
+
+@app.command()
+def sample(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a fitted generator.")],
+    out: Annotated[Path, typer.Option("--out", metavar="ZOO", help="Directory of the new zoo.")],
+    count: Annotated[int, typer.Option("-n", min=1, help="Networks.")] = 1000,
+    condition: Annotated[
+        list[str],
+        typer.Option("--condition", metavar="NAME=VALUE", help="As in phase=IV-B; repeatable."),
+    ] = [],
+    set_: Annotated[
+        list[str],
+        typer.Option("--set", metavar="OPTION=VALUE", help="An option of the generator."),
+    ] = [],
+    seed: Annotated[int, typer.Option(min=0, help="Of all noise.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Sample networks from a fitted generator as a zoo, measured and labelled."""
+    from zoogen import factory, generators, present
+    from zoogen.population import use_all_cores
+
+    use_all_cores()
+    wish, options = generators.parse_wish(condition), generators.parse_wish(set_)
+    generators.sample_zoo(generators.open_run(run), count, out, seed, wish, options)
+    made = factory.complete(out, _reporter())
+    _print(present.info_json(made) if as_json else present.info_text(made), as_json)
+
+
 phases = typer.Typer(
     help="Rules that turn measurements into phases, and trees fitted on measurements.",
     no_args_is_help=True,

@@ -22,6 +22,7 @@ from zoogen.store import Problem
 from zoogen.zoo import Zoo
 
 if TYPE_CHECKING:
+    from zoogen.generators import Run
     from zoogen.studies import Study
 
 Json = dict[str, Any]
@@ -267,6 +268,38 @@ def _mean_and_error(mean: float, error: float) -> str:
     if np.isnan(mean):
         return "–"
     return f"{100 * mean:+.2f}" + (f" ± {100 * error:.2f}" if np.isfinite(error) else "")
+
+
+# ------------------------------------------------------------------------------------ generators
+def run_json(run: Run) -> Json:
+    """What was fitted on what, how long it took, and the losses at every look."""
+    losses = run.state.get("losses")
+    return {
+        "name": run.config.name,
+        "generator": run.config.generator,
+        "zoo": run.facts["zoo"],
+        "members": run.facts["members"],
+        "conditions": [quantity.name for quantity in run.conditioning.quantities],
+        "seconds": round(run.facts["fit"]["seconds"], 1),
+        "losses": [] if losses is None else losses.tolist(),
+    }
+
+
+def run_text(run: Run) -> str:
+    """One screen."""
+    table = run_json(run)
+    sizes = ", ".join(
+        f"{count:,} {name.replace('_', '-')}" for name, count in table["members"].items()
+    )
+    lines = [
+        f"{table['name']}: generator {table['generator']!r} on zoo {table['zoo']!r}",
+        f"members: {sizes}; fitted in {_duration(table['seconds'])}",
+        f"conditions: {', '.join(table['conditions']) or 'none'}",
+    ]
+    if table["losses"]:
+        lines += ["", "step      loss  validation"]
+        lines += [f"{step:6.0f}  {loss:8.4f}  {held:8.4f}" for step, loss, held in table["losses"]]
+    return "\n".join(lines)
 
 
 # --------------------------------------------------------------------------------------- phases

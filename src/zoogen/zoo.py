@@ -130,8 +130,11 @@ class Zoo:
     @property
     def made_by(self) -> str:
         """The command that made the zoo and completes it."""
-        derived = bool(self.reader.cohorts) and "derivation" in self.facts
-        return "zoogen sparsify" if derived else "zoogen generate"
+        derivation = self.facts.get("derivation") if self.reader.cohorts else None
+        how = derivation["how"] if derivation else ""
+        return {"sparsified": "zoogen sparsify", "generated": "zoogen sample"}.get(
+            how, "zoogen generate"
+        )
 
     @property
     def is_complete(self) -> bool:

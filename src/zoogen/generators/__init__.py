@@ -1,1 +1,30 @@
 """Generators of weights: fitted on a part of a population, they make new members of it."""
+
+from zoogen.generators.conditions import Conditioning, conditioning_of, parse_wish
+from zoogen.generators.config import GeneratorConfig
+from zoogen.generators.generator import Effort, Fittable, Generator, Request, Source
+from zoogen.generators.population import Parts, Population, parted, population_of
+from zoogen.generators.run import Run, open_run, parts_of, sample_zoo, train_generator
+from zoogen.generators.table import GENERATORS
+
+__all__ = [
+    "GENERATORS",
+    "Conditioning",
+    "Effort",
+    "Fittable",
+    "Generator",
+    "GeneratorConfig",
+    "Parts",
+    "Population",
+    "Request",
+    "Run",
+    "Source",
+    "conditioning_of",
+    "open_run",
+    "parse_wish",
+    "parted",
+    "parts_of",
+    "population_of",
+    "sample_zoo",
+    "train_generator",
+]

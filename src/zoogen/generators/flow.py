@@ -144,10 +144,15 @@ def fit_field(
             while state.position < stop:
                 steps = min(span, stop - int(state.position))
                 drawn = _draws(train, batch, steps, [effort.seed, 2, int(state.position)], coupling)
-                moved, loss = advance(tuple(state[:3]), arrays[0], drawn)
+                carry = state.params, state.optimizer, state.average
+                (params, moments, average), loss = advance(carry, arrays[0], drawn)
                 losses.append(float(loss))
-                position = np.int64(state.position + steps)
-                state = _Progress(*moved, *state[3:])._replace(position=position)
+                state = state._replace(
+                    params=params,
+                    optimizer=moments,
+                    average=average,
+                    position=np.int64(state.position + steps),
+                )
                 tell(steps)
             if losses:
                 state = _looked(field, state, number, float(np.mean(losses)), arrays[1], check)
@@ -169,8 +174,15 @@ def _looks(effort: Effort) -> list[int]:
 def _start(field: Field, optimizer: optax.GradientTransformation, effort: Effort) -> _Progress:
     params = jax.jit(field.init)(jax.random.key(effort.seed))
     losses = np.full((effort.looks, 3), np.nan)
-    copies = params, optimizer.init(params), params, params
-    return _Progress(*copies, np.float64(np.inf), np.int64(0), losses)
+    return _Progress(
+        params=params,
+        optimizer=optimizer.init(params),
+        average=params,
+        best=params,
+        best_loss=np.float64(np.inf),
+        position=np.int64(0),
+        losses=losses,
+    )
 
 
 def _draws(data: Data, batch: int, steps: int, seed: list[int], coupling: Coupling) -> _Draws:
@@ -187,7 +199,7 @@ def _draws(data: Data, batch: int, steps: int, seed: list[int], coupling: Coupli
 
 
 def _program(field: Field, optimizer: optax.GradientTransformation) -> Callable[..., Any]:
-    """``(params, optimizer state, average), data, draws → the same after all drawn steps, loss``."""
+    """``(params, optimizer state, average), data, draws → the same after these steps, loss``."""
 
     def step(carry: Any, drawn: _Draws, data: Data) -> tuple[Any, Array]:
         params, state, average = carry
@@ -323,7 +335,10 @@ def _carried(
     key: Array,
 ) -> Float[Array, "b d"]:
     velocity = partial(_velocity, field, path.guidance, params, conditions)
-    step = partial({"heun": _heun, "rk4": _rk4, "sde": partial(_sde, path.noise)}[path.method])
+    methods: dict[str, Callable[..., Array]] = {
+        "heun": _heun, "rk4": _rk4, "sde": partial(_sde, path.noise),
+    }  # fmt: skip
+    step = methods[path.method]
     times = jnp.arange(path.steps) / path.steps
     keys = jax.random.split(key, path.steps)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache, partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -43,7 +44,7 @@ def fit_pca_flow(train: Fittable, validation: Fittable, options: Options, effort
     fitted = fit_field(field, data, Data(scores, validation.conditions), effort)
     return state | {
         "rest": rest.std(axis=0),
-        "params": fitted.params,
+        "params": jax.tree.leaves(fitted.params),
         "losses": fitted.losses,
     }
 
@@ -55,7 +56,7 @@ def sample_pca_flow(_source: Source, state: State, options: Options, request: Re
     noise = rng.standard_normal((request.count, size), np.float32)
     field = _score_field(size, request.conditions.shape[1], options)
     scores = integrate(
-        field, state["params"], noise, request.conditions, _path(options), request.seed
+        field, _params(field, state), noise, request.conditions, _path(options), request.seed
     )
     values = decoded(state, scores)
     return values + state["rest"] * rng.standard_normal(values.shape, np.float32)
@@ -73,14 +74,14 @@ def fit_flow(train: Fittable, validation: Fittable, options: Options, effort: Ef
     """A flow over weights whose field commutes with all permutations of hidden units."""
     spec = train.network.spec
     standard = fit_standard(spec, train.values)
-    parts = [
+    fitted_on, held = (
         Data(standardise(standard, part.values).astype(np.float32), part.conditions)
         for part in (train, validation)
-    ]
+    )
     coupling = partial(_matched, spec) if options["coupling"] == "assignment" else independent
     field = _weight_field(spec, train.conditions.shape[1], options)
-    fitted = fit_field(field, *parts, effort, coupling)
-    return {**standard._asdict(), "params": fitted.params, "losses": fitted.losses}
+    fitted = fit_field(field, fitted_on, held, effort, coupling)
+    return {**standard._asdict(), "params": jax.tree.leaves(fitted.params), "losses": fitted.losses}
 
 
 def _matched(
@@ -101,7 +102,7 @@ def sample_flow(source: Source, state: State, options: Options, request: Request
     noise = rng.standard_normal((request.count, spec.size), np.float32)
     field = _weight_field(spec, request.conditions.shape[1], options)
     found = integrate(
-        field, state["params"], noise, request.conditions, _path(options), request.seed
+        field, _params(field, state), noise, request.conditions, _path(options), request.seed
     )
     standard = Standard(state["mean"], state["deviation"])
     return found * standard.deviation + standard.mean
@@ -114,6 +115,12 @@ def _weight_field(spec: ParamSpec, conditions: int, options: Options) -> Field:
 
 
 _equivariant_field = lru_cache(equivariant_field)
+
+
+def _params(field: Field, state: State) -> Any:
+    """The parameters of a field from their list, in which a run keeps them."""
+    structure = jax.tree.structure(jax.eval_shape(field.init, jax.random.key(0)))
+    return jax.tree.unflatten(structure, state["params"])
 
 
 def _path(options: Options) -> Path:

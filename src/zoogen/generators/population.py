@@ -109,9 +109,9 @@ def parted(
     sizes = [len(rows) for rows in parts]
     if min(sizes) < SMALLEST_PART:
         raise ConfigError(
-            f"population of {len(population)} members: too small to be parted, train, validation "
-            f"and held-out parts would have {sizes[0]}, {sizes[1]} and {sizes[2]} of them, expected "
-            f"at least {SMALLEST_PART} each; generate more seeds"
+            f"population of {len(population)} members: too small to be parted; train, validation "
+            f"and held-out parts would have {sizes[0]}, {sizes[1]} and {sizes[2]} of them, "
+            f"expected at least {SMALLEST_PART} each; generate more seeds"
         )
     return Parts(*(population.rows(rows) for rows in parts))
 

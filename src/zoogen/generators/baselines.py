@@ -54,6 +54,7 @@ def permuted_copies(source: Source, state: State, _options: Options, request: Re
     rng = np.random.default_rng(request.seed)
     chosen = state["values"][rng.integers(len(state["values"]), size=request.count)]
     element = random_element(source.network.spec, request.seed, (request.count,))
+    element = element._replace(factors={})
     return apply(source.network.spec, element, chosen).astype(np.float32)
 
 

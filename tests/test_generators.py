@@ -1,0 +1,446 @@
+"""Generators: known distributions, exact symmetry, runs on disk, samples as zoos."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+
+from zoogen import factory, store
+from zoogen.errors import ConfigError, ConflictError, CorruptZooError, NotFoundError
+from zoogen.generators import (
+    GENERATORS,
+    Effort,
+    GeneratorConfig,
+    conditioning_of,
+    open_run,
+    parse_wish,
+    parted,
+    population_of,
+    sample_zoo,
+    train_generator,
+)
+from zoogen.generators.flow import (
+    METHODS,
+    Data,
+    condition_size,
+    fit_field,
+    integrate,
+)
+from zoogen.generators.flow import (
+    Path as FlowPath,
+)
+from zoogen.generators.learned import _matched
+from zoogen.generators.velocity import equivariant_field, vector_field
+from zoogen.params import Axis, ParamSpec
+from zoogen.population import over_members
+from zoogen.symmetry import Element, apply, random_element
+from zoogen.testing import flip_bit
+from zoogen.zoo import Zoo, open_zoo
+
+POPULATION = """
+name = "population"
+[data]
+train_examples = 400
+probe_examples = 100
+[network]
+width = 6
+depth = 2
+[train]
+epochs = 10
+batch_size = 50
+[grid]
+seeds = 60
+[grid.axes]
+"train.learning_rate" = [0.05, 0.15]
+[landscape]
+metrics = ["performance", "weights"]
+"""
+SHORT = {"steps": 20, "batch_size": 16, "looks": 2}
+OPTIONS = {"pca-gaussian": {"components": 8}, "kde": {"components": 8},
+           "pca-flow": {"components": 8, "width": 16, "depth": 1},
+           "flow": {"channels": 4, "depth": 1, "rank": 2}}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
+    """120 members of 538 parameters, trained on 400 digits."""
+    directory = tmp_path_factory.mktemp("population")
+    (directory / "population.toml").write_text(POPULATION)
+    return factory.generate(directory / "population.toml", directory / "zoo.zarr")
+
+
+def config(generator: str, **more: object) -> GeneratorConfig:
+    table = {"name": generator, "generator": generator, "training": SHORT,
+             "options": OPTIONS.get(generator, {})}  # fmt: skip
+    return GeneratorConfig.model_validate(table | more)
+
+
+def accuracy(zoo: Zoo, values: np.ndarray) -> np.ndarray:
+    """Test accuracy of each network."""
+    from zoogen.data import normalise
+
+    data, network = zoo.dataset, population_of(zoo).network
+    images = normalise(*map(np.asarray, (data.test.images, data.mean, data.std)))
+
+    def one(weights: jax.Array, shared: tuple) -> jax.Array:
+        logits = network.apply(network.spec.unflatten(weights), shared[0])
+        return (logits.argmax(axis=-1) == shared[1]).mean()
+
+    return np.asarray(over_members(one)(values, (images, np.asarray(data.test.labels))))
+
+
+# ------------------------------------------------------------------------------------- population
+def test_parts_are_disjoint_and_do_not_depend_on_other_members(zoo: Zoo) -> None:
+    whole = population_of(zoo)
+    parts = parted(whole)
+    names = [set(part.table.index) for part in parts]
+    assert sum(map(len, names)) == len(whole) == len(set.union(*names))
+    fewer = parted(whole.rows(np.arange(len(whole))[::-1][: len(whole) - 15]))
+    for before, after in zip(names, fewer, strict=True):
+        assert set(after.table.index) <= before
+    assert set(parted(whole, seed=1).held_out.table.index) != names[2]
+
+
+def test_a_population_too_small_to_part_is_refused(zoo: Zoo) -> None:
+    few = population_of(zoo).rows(np.arange(20))
+    with pytest.raises(ConfigError, match="population of 20 members: too small"):
+        parted(few)
+
+
+def test_several_architectures_are_refused(tiny_zoo: Path) -> None:
+    with pytest.raises(ConfigError, match="one architecture, found cohorts"):
+        population_of(open_zoo(tiny_zoo))
+
+
+# ------------------------------------------------------------------------------------- conditions
+TABLE = pd.DataFrame(
+    {"phase": ["I", "II", "II"], "rate": [0.01, 0.1, 1.0], "depth": [1, 2, 3], "same": [1, 1, 1]}
+)
+
+
+def test_conditions_of_members_and_wishes_agree() -> None:
+    found = conditioning_of(TABLE, ["phase", "rate", "depth"])
+    rows = found.of_members(TABLE)
+    for number, row in enumerate(TABLE.to_dict("records")):
+        wish = {name: row[name] for name in ("phase", "rate", "depth")}
+        np.testing.assert_allclose(found.of_wish(wish, 1)[0], rows[number], rtol=1e-6)
+    assert found.of_wish({}, 2).tolist() == [[0] * found.size] * 2
+    assert type(found).from_json(found.to_json()) == found
+    assert rows[:, 3].sum() == pytest.approx(0, abs=1e-6), "the logarithm is centred"
+
+
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        ({"phse": "I"}, "did you mean 'phase'"),
+        ({"phase": "IV-B"}, "trained with I, II"),
+        ({"rate": 2.0}, "from 0.01 to 1"),
+        ({"rate": "high"}, "expected a number"),
+    ],
+)
+def test_a_wish_that_no_member_could_fulfil_is_refused(wish: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        conditioning_of(TABLE, ["phase", "rate"]).of_wish(wish, 1)
+
+
+@pytest.mark.parametrize(("name", "message"), [("width", "not trained"), ("same", "at least two")])
+def test_a_condition_that_says_nothing_is_refused(name: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        conditioning_of(TABLE, [name])
+
+
+def test_wishes_are_numbers_or_words() -> None:
+    assert parse_wish(["phase=IV-B", "rate = 1e-2"]) == {"phase": "IV-B", "rate": 0.01}
+    with pytest.raises(ConfigError, match="expected name=value"):
+        parse_wish(["phase"])
+
+
+# ----------------------------------------------------------------------------------------- fields
+HIDDEN, SECOND = Axis(5, "first"), Axis(4, "second")
+SPEC = ParamSpec.build(
+    {
+        "first.weight": (HIDDEN, Axis(3)), "first.bias": (HIDDEN,),
+        "second.weight": (SECOND, HIDDEN), "second.bias": (SECOND,),
+        "output.weight": (Axis(2), SECOND), "output.bias": (Axis(2),),
+    }
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(np.float32, 2e-6), (np.float64, 1e-12)])
+def test_the_field_over_weights_commutes_with_permutations(dtype: type, bound: float) -> None:
+    with jax.enable_x64(dtype == np.float64):
+        field = equivariant_field(SPEC, 2, channels=4, depth=2, rank=2)
+        params = field.init(jax.random.key(0))
+        keys = iter(jax.random.split(jax.random.key(1), 100))
+        params = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(next(keys), x.shape), params)
+        rng = np.random.default_rng(0)
+        x = rng.standard_normal((20, SPEC.size)).astype(dtype)
+        condition = rng.standard_normal((20, condition_size(2))).astype(dtype)
+        element = Element(random_element(SPEC, 3, (20,)).permutations, {})
+        run = jax.jit(field.apply)
+        moved_after = apply(SPEC, element, np.asarray(run(params, x, condition)))
+        moved_before = np.asarray(run(params, apply(SPEC, element, x), condition))
+        assert np.abs(moved_after).max() > 0.1
+        assert np.abs(moved_after - moved_before).max() < bound * np.abs(moved_after).max() * 4
+
+
+def test_matched_noise_is_the_same_noise_nearer_to_the_data() -> None:
+    rng = np.random.default_rng(0)
+    noise, data = rng.standard_normal((2, 30, SPEC.size), np.float32)
+    matched = _matched(SPEC, noise, data)
+    np.testing.assert_array_equal(np.sort(matched, axis=1), np.sort(noise, axis=1))
+    nearer = np.linalg.norm(matched - data, axis=1) <= np.linalg.norm(noise - data, axis=1) + 1e-5
+    assert nearer.all()
+    shuffled = apply(SPEC, Element(random_element(SPEC, 1, (30,)).permutations, {}), data)
+    np.testing.assert_allclose(_matched(SPEC, shuffled, data), data, rtol=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_exact_field_of_a_gaussian_gives_that_gaussian(method: str) -> None:
+    """For N(m, s²) the best ``F`` is known in closed form."""
+    mean, deviation = 1.5, 0.5
+
+    def best(_params: object, x: jax.Array, condition: jax.Array) -> jax.Array:
+        # the time from the sine of half its angle, the first of the frequencies
+        t = jax.numpy.arcsin(condition[:, :1]) * 2 / jax.numpy.pi
+        square = t**2 + (1 - t) ** 2
+        variance = (t * deviation) ** 2 + (1 - t) ** 2
+        velocity = mean + (t * deviation**2 - (1 - t)) / variance * (x - t * mean)
+        return jax.numpy.sqrt(square) * (velocity - (2 * t - 1) / square * x)
+
+    from zoogen.generators.flow import Field
+
+    noise = np.random.default_rng(0).standard_normal((4000, 1), np.float32)
+    empty = np.zeros((4000, 0), np.float32)
+    field = Field(lambda key: {}, best)
+    found = integrate(field, {}, noise, empty, FlowPath(64, method), batch=4000)
+    assert found.mean() == pytest.approx(mean, abs=4 * deviation / np.sqrt(4000) + 0.01)
+    assert found.std() == pytest.approx(deviation, rel=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_flow_learns_a_mixture_and_follows_its_condition(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    side = rng.integers(2, size=2000)
+    values = np.stack([2 * side - 1, np.zeros(2000)], axis=1) + 0.1 * rng.standard_normal((2000, 2))
+    values = (values / values.std(axis=0)).astype(np.float32)
+    conditions = np.stack([1 - side, side, np.ones(2000)], axis=1).astype(np.float32)
+    data = Data(values, conditions)
+    field = vector_field(2, 3, width=64, depth=2)
+    effort = Effort(steps=1500, batch_size=256, looks=5, seed=seed)
+    fitted = fit_field(field, data, Data(values[:200], conditions[:200]), effort)
+    noise = rng.standard_normal((600, 2), np.float32)
+    wishes = np.array([[1, 0, 1], [0, 1, 1], [0, 0, 0]], np.float32)
+    asked = np.repeat(wishes, 200, axis=0)
+    found = integrate(field, fitted.params, noise, asked, FlowPath(), batch=600)
+    right = found[:, 0] > 0
+    assert right[:200].mean() < 0.08
+    assert right[200:400].mean() > 0.92
+    assert 0.3 < right[400:].mean() < 0.7, "unasked, both sides come"
+    assert found[:, 1].std() == pytest.approx(1, abs=0.2)
+    assert np.nanmin(fitted.losses[:, 2]) < 0.8 * fitted.losses[0, 2] or fitted.losses[0, 2] < 0.7
+
+
+# --------------------------------------------------------------------------------------- baselines
+def test_copies_compute_what_members_compute(zoo: Zoo, tmp_path: Path) -> None:
+    run = train_generator(config("permuted"), zoo, tmp_path / "run")
+    copies = run.sample(20)
+    members = run.state["values"]
+    network = population_of(zoo).network
+    images = np.random.default_rng(0).standard_normal((5, *network.image_shape), np.float32)
+    apply_all = jax.jit(jax.vmap(lambda w: network.apply(network.spec.unflatten(w), images)))
+    of_copies, of_members = np.asarray(apply_all(copies)), np.asarray(apply_all(members))
+    gap = np.abs(of_copies[:, None] - of_members[None]).max(axis=(2, 3))
+    assert (gap.min(axis=1) < 1e-4).all()
+    assert not (copies[:, None] == members[None]).all(axis=2).any(), "but in another order"
+
+
+def test_noise_is_as_large_as_asked(zoo: Zoo, tmp_path: Path) -> None:
+    run = train_generator(config("noise"), zoo, tmp_path / "run")
+    spec, members = run.source.network.spec, run.state["values"]
+    for sigma in (0.0, 0.5):
+        found = run.sample(200, options={"sigma": sigma})
+        nearest = np.abs(found[:, None] - members[None]).mean(axis=2).argmin(axis=1)
+        first = spec.parameters[0]
+        place = slice(first.offset, first.offset + first.size)
+        gap = (found - members[nearest])[:, place].std()
+        assert gap == pytest.approx(sigma * members[:, place].std(), rel=0.03, abs=1e-7)
+
+
+def test_aligned_means_are_better_than_raw_ones(zoo: Zoo, tmp_path: Path) -> None:
+    run = train_generator(config("average"), zoo, tmp_path / "run")
+    raw = accuracy(zoo, run.sample(40, options={"aligned": False})).mean()
+    assert accuracy(zoo, run.sample(40)).mean() > raw + 0.05
+    with pytest.raises(ConfigError, match="members: found 1"):
+        run.sample(2, options={"members": 1})
+
+
+def test_gaussians_have_the_moments_of_the_members(zoo: Zoo, tmp_path: Path) -> None:
+    run = train_generator(config("gaussian", options={"aligned": False}), zoo, tmp_path / "run")
+    found, members = run.sample(2000), run.state
+    np.testing.assert_allclose(found.std(axis=0), members["deviation"], rtol=0.1)
+    assert np.abs((found.mean(axis=0) - members["mean"]) / members["deviation"]).max() < 0.12
+
+
+def test_fresh_members_are_as_good_as_trained_ones(zoo: Zoo, tmp_path: Path) -> None:
+    run = train_generator(config("train"), zoo, tmp_path / "run")
+    fresh = run.sample(30)
+    real = accuracy(zoo, population_of(zoo).values)
+    assert accuracy(zoo, fresh).mean() == pytest.approx(real.mean(), abs=3 * real.std() / 30**0.5)
+    assert len({row.tobytes() for row in fresh}) == 30
+
+
+# -------------------------------------------------------------------------------------------- runs
+@pytest.mark.parametrize("name", GENERATORS)
+def test_every_generator_is_seeded_and_finite(name: str, zoo: Zoo, tmp_path: Path) -> None:
+    run = train_generator(config(name), zoo, tmp_path / "run")
+    again = open_run(tmp_path / "run")
+    found = run.sample(5, seed=3)
+    assert found.shape == (5, population_of(zoo).network.spec.size)
+    assert found.dtype == np.float32
+    assert np.isfinite(found).all()
+    np.testing.assert_array_equal(again.sample(5, seed=3), found)
+    assert not np.array_equal(run.sample(5, seed=4), found)
+
+
+def test_a_fit_is_repeated_for_nothing_and_never_replaced(zoo: Zoo, tmp_path: Path) -> None:
+    told = config("flow", conditions=("train.learning_rate",))
+    train_generator(told, zoo, tmp_path / "run")
+    before = (tmp_path / "run" / "state.npz").stat().st_mtime_ns
+    train_generator(told, zoo, tmp_path / "run")
+    assert (tmp_path / "run" / "state.npz").stat().st_mtime_ns == before
+    other = config("flow")
+    with pytest.raises(ConflictError, match="another run: the config differs"):
+        train_generator(other, zoo, tmp_path / "run")
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "letter.txt").write_text("dear")
+    with pytest.raises(ConflictError, match="is no run"):
+        train_generator(told, zoo, tmp_path / "foreign")
+
+
+def test_an_interrupted_fit_ends_with_the_same_state(
+    zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from zoogen.generators import flow
+
+    told = config("flow", training={**SHORT, "looks": 4})
+    whole = train_generator(told, zoo, tmp_path / "whole").state
+    monkeypatch.setattr(flow, "CHECKPOINT_SECONDS", 0.0)
+    effort = Effort(**told.training.model_dump(), checkpoint=tmp_path / "checkpoint")
+
+    class Stop(Exception):
+        pass
+
+    def stop_half_way(_name: str, _total: float, _unit: str):
+        from contextlib import contextmanager
+
+        @contextmanager
+        def advance():
+            done = []
+
+            def tell(steps: float) -> None:
+                done.append(steps)
+                if sum(done) > 10:
+                    raise Stop
+
+            yield tell
+
+        return advance()
+
+    from zoogen.generators import Fittable, parts_of
+
+    parts = parts_of(told, zoo)
+    train, held = (Fittable(p, np.zeros((len(p), 0), np.float32)) for p in parts[:2])
+    generator, options = GENERATORS["flow"], {**GENERATORS["flow"].options, **told.options}
+    with pytest.raises(Stop):
+        generator.fit(train, held, options, replace(effort, reporter=stop_half_way))
+    assert any((tmp_path / "checkpoint").iterdir())
+    resumed = generator.fit(train, held, options, effort)
+    for one, other in zip(whole["params"], resumed["params"], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_damaged_and_half_written_runs_are_told_apart(zoo: Zoo, tmp_path: Path) -> None:
+    train_generator(config("gaussian"), zoo, tmp_path / "run")
+    half = Path(shutil.copytree(tmp_path / "run", tmp_path / "half"))
+    text = (half / "run.json").read_text()
+    (half / "run.json").write_text(text[: text.index('"fit"')] + '"fit": null}')
+    with pytest.raises(NotFoundError, match="fit is not finished"):
+        open_run(half)
+    train_generator(config("gaussian"), zoo, half)
+    open_run(half)
+    flip_bit(tmp_path / "run" / "state.npz", 4001)
+    with pytest.raises(CorruptZooError, match="checksum"):
+        open_run(tmp_path / "run")
+    with pytest.raises(NotFoundError, match="no run"):
+        open_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"generator": "flwo"}, "did you mean 'flow'"),
+        ({"options": {"chanels": 2}}, "did you mean 'channels'"),
+        ({"options": {"channels": 2.5}}, "expected int"),
+        ({"conditions": ("width",)}, "not trained with it"),
+        ({"generator": "noise", "options": {}, "conditions": ("phase",)}, "takes none"),
+    ],
+)
+def test_mistakes_in_a_config_are_one_line(
+    change: dict, message: str, zoo: Zoo, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message) as error:
+        train_generator(config("flow").model_copy(update=change), zoo, tmp_path / "run")
+    assert "\n" not in str(error.value)
+
+
+# ------------------------------------------------------------------------------------ command line
+def test_samples_are_a_zoo_again(zoo: Zoo, tmp_path: Path, run: Callable) -> None:
+    (tmp_path / "flow.toml").write_text(
+        'name = "flow"\ngenerator = "flow"\nconditions = ["train.learning_rate"]\n'
+        "[options]\nchannels = 4\ndepth = 1\nrank = 2\n"
+        "[training]\nsteps = 20\nbatch_size = 16\nlooks = 2\n"
+    )
+    fit = ["train-generator", tmp_path / "flow.toml", "--zoo", zoo.path, "--out", tmp_path / "run"]
+    code, out, err = run(*fit)
+    assert (code, err) == (0, "") or "flow" in err
+    assert "generator 'flow' on zoo 'population'" in out
+    made = tmp_path / "made.zarr"
+    ask = ["sample", tmp_path / "run", "-n", 12, "--out", made]
+    code, out, _ = run(*ask, "--condition", "train.learning_rate=0.1", "--set", "path_steps=4")
+    assert code == 0
+    sampled = open_zoo(made)
+    assert len(sampled) == 12
+    assert sampled.is_complete
+    assert sampled.made_by == "zoogen sample"
+    assert (sampled.members["train.learning_rate"] == 0.1).all()
+    assert np.isfinite(sampled.members["test_accuracy"]).all()
+    assert not store.verify(made)
+    expected = open_run(tmp_path / "run").sample(
+        12, wish={"train.learning_rate": 0.1}, options={"path_steps": 4}
+    )
+    np.testing.assert_array_equal(sampled.weights().values, expected)
+    code, _, err = run(*ask)
+    assert code == 3
+    assert "holds the zoo of config" in err
+    code, _, err = run(*ask, "--condition", "phase=IV-B")
+    assert code == 2
+    assert "there are: train.learning_rate" in err
+
+
+def test_sampling_twice_changes_nothing(zoo: Zoo, tmp_path: Path) -> None:
+    fitted = train_generator(config("gaussian"), zoo, tmp_path / "run")
+    sample_zoo(fitted, 5, tmp_path / "zoo.zarr")
+    before = (tmp_path / "zoo.zarr" / "manifest.json").read_bytes()
+    sample_zoo(fitted, 5, tmp_path / "zoo.zarr")
+    found = (tmp_path / "zoo.zarr" / "manifest.json").read_bytes()
+    assert len(found) >= len(before)
+    assert len(open_zoo(tmp_path / "zoo.zarr")) == 5

@@ -17,7 +17,14 @@ from zoogen.generators.generator import Effort, Fittable, Options, Request, Sour
 from zoogen.generators.population import member_ids
 from zoogen.grid import Member
 from zoogen.params import ParamSpec
-from zoogen.symmetry import align_members, align_population, apply, random_element, weight_matching
+from zoogen.symmetry import (
+    Element,
+    align_members,
+    align_population,
+    apply,
+    random_element,
+    weight_matching,
+)
 from zoogen.train import continue_training, initial_weights, recipe_of, training_data
 
 Values = Float32[np.ndarray, "n p"]
@@ -53,8 +60,8 @@ def permuted_copies(source: Source, state: State, _options: Options, request: Re
     """Training members under random permutations."""
     rng = np.random.default_rng(request.seed)
     chosen = state["values"][rng.integers(len(state["values"]), size=request.count)]
-    element = random_element(source.network.spec, request.seed, (request.count,))
-    element = element._replace(factors={})
+    found = random_element(source.network.spec, request.seed, (request.count,))
+    element = Element(found.permutations, {})
     return apply(source.network.spec, element, chosen).astype(np.float32)
 
 

@@ -327,6 +327,34 @@ def sample(
     _print(present.info_json(made) if as_json else present.info_text(made), as_json)
 
 
+@app.command("evaluate-generator")
+def evaluate_generator(
+    run: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Fitted generators of one population.")
+    ],
+    zoo: Annotated[Path, typer.Option("--zoo", metavar="ZOO", help="That they were fitted on.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Where to; RUN/report by default.")
+    ] = None,
+    samples: Annotated[int, typer.Option("-n", min=1, help="Networks of each, unselected.")] = 501,
+    seeds: Annotated[int, typer.Option(min=1, help="Of the samples.")] = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Judge unselected samples: copies, diversity, yield, gains, starts, cost; page and table."""
+    from zoogen import generators
+    from zoogen.evaluate import generation
+    from zoogen.zoo import open_zoo
+
+    opened = open_zoo(zoo)
+    reports = [
+        generation.evaluate_run(generators.open_run(path), opened, samples, seeds, _reporter())
+        for path in run
+    ]
+    files = generation.render(reports, out or run[0] / "report")
+    table = next(path for path in files if path.suffix == ".md").read_text()
+    _print({"files": [str(path) for path in files]} if as_json else table, as_json)
+
+
 phases = typer.Typer(
     help="Rules that turn measurements into phases, and trees fitted on measurements.",
     no_args_is_help=True,

@@ -3,8 +3,16 @@
 from zoogen.generators.conditions import Conditioning, conditioning_of, parse_wish
 from zoogen.generators.config import GeneratorConfig
 from zoogen.generators.generator import Effort, Fittable, Generator, Request, Source
-from zoogen.generators.population import Parts, Population, parted, population_of
-from zoogen.generators.run import Run, open_run, parts_of, sample_zoo, train_generator
+from zoogen.generators.parts import Parts, Shares, split_runs
+from zoogen.generators.population import Parted, Population, parted, population_of
+from zoogen.generators.run import (
+    Run,
+    open_run,
+    parts_of,
+    population_digest,
+    sample_zoo,
+    train_generator,
+)
 from zoogen.generators.table import GENERATORS
 
 __all__ = [
@@ -14,17 +22,21 @@ __all__ = [
     "Fittable",
     "Generator",
     "GeneratorConfig",
+    "Parted",
     "Parts",
     "Population",
     "Request",
     "Run",
+    "Shares",
     "Source",
     "conditioning_of",
     "open_run",
     "parse_wish",
     "parted",
     "parts_of",
+    "population_digest",
     "population_of",
     "sample_zoo",
+    "split_runs",
     "train_generator",
 ]

@@ -12,11 +12,9 @@ import pandas as pd
 from jaxtyping import Float32, Int
 
 from zoogen.errors import ConfigError
+from zoogen.generators.parts import Shares, split_runs
 from zoogen.networks import Network
 from zoogen.zoo import Zoo
-
-SMALLEST_PART = 8
-"""Fewer members in a part say nothing about a generator."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +41,8 @@ class Population:
         return replace(self, values=self.values[rows], table=self.table.iloc[rows])
 
 
-class Parts(NamedTuple):
-    """Who may see which members; each run is in one part.
+class Parted(NamedTuple):
+    """A population whose members are known to different sides; each run is in one part.
 
     Attributes:
         train: that a generator is fitted on.
@@ -89,37 +87,19 @@ def population_of(zoo: Zoo, where: str | None = None) -> Population:
     return Population(networks[first], chosen.values[finite], table[finite], left_out)
 
 
-def parted(
-    population: Population, shares: tuple[float, float] = (0.1, 0.2), seed: int = 0
-) -> Parts:
-    """A population parted by run, the same way whatever else is in it.
+def parted(population: Population, seed: int = 0, shares: Shares = Shares()) -> Parted:  # noqa: B008
+    """A population parted by run; see :func:`~zoogen.generators.parts.split_runs`.
 
     Args:
         population: of independent runs.
-        shares: of the validation and of the held-out part.
         seed: of the parting.
+        shares: of train and validation.
 
     Raises:
-        ConfigError: if a part would have fewer than ``SMALLEST_PART`` members.
+        ConfigError: if a part would have too few members.
     """
-    place = np.array([_place(str(name), seed) for name in population.table.index])
-    held_out = place < shares[1]
-    validation = ~held_out & (place < shares[0] + shares[1])
-    parts = [np.flatnonzero(rows) for rows in (~held_out & ~validation, validation, held_out)]
-    sizes = [len(rows) for rows in parts]
-    if min(sizes) < SMALLEST_PART:
-        raise ConfigError(
-            f"population of {len(population)} members: too small to be parted; train, validation "
-            f"and held-out parts would have {sizes[0]}, {sizes[1]} and {sizes[2]} of them, "
-            f"expected at least {SMALLEST_PART} each; generate more seeds"
-        )
-    return Parts(*(population.rows(rows) for rows in parts))
-
-
-def _place(name: str, seed: int) -> float:
-    """A number in [0, 1) that only the member and the seed decide."""
-    digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
+    parts = split_runs([str(name) for name in population.table.index], seed, shares)
+    return Parted(*(population.rows(rows) for rows in parts))
 
 
 def member_ids(run: str, seed: int, count: int) -> Sequence[str]:

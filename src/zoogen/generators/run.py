@@ -24,7 +24,8 @@ from zoogen.errors import ConfigError, ConflictError, CorruptZooError, NotFoundE
 from zoogen.generators.conditions import Conditioning, Wish, conditioning_of
 from zoogen.generators.config import GeneratorConfig
 from zoogen.generators.generator import Effort, Fittable, Generator, Request, Source, State
-from zoogen.generators.population import Parts, member_ids, parted, population_of
+from zoogen.generators.parts import Shares
+from zoogen.generators.population import Parted, member_ids, parted, population_of
 from zoogen.generators.table import GENERATORS
 from zoogen.networks import build_network
 from zoogen.progress import Reporter, silent
@@ -175,10 +176,11 @@ def train_generator(
     return open_run(root)
 
 
-def parts_of(config: GeneratorConfig, zoo: Zoo) -> Parts:
+def parts_of(config: GeneratorConfig, zoo: Zoo) -> Parted:
     """The population of a run, parted; the held-out part is nobody's but the evaluation's."""
     told = config.population
-    parts = parted(population_of(zoo, told.where), (told.validation, told.held_out), told.seed)
+    shares = Shares(1 - told.validation - told.held_out, told.validation)
+    parts = parted(population_of(zoo, told.where), told.seed, shares)
     if told.members is None or told.members >= len(parts.train):
         return parts
     return parts._replace(train=parts.train.rows(np.arange(told.members)))
@@ -251,20 +253,16 @@ def _known_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _facts(
-    config: GeneratorConfig, zoo: Zoo, parts: Parts, conditioning: Conditioning
+    config: GeneratorConfig, zoo: Zoo, parts: Parted, conditioning: Conditioning
 ) -> dict[str, Any]:
     """What makes a run what it is; another population or another config is another run."""
     cohorts = {str(cohort) for cohort in parts.train.table["cohort"]}
     of_members = parts.train.table[list(PER_MEMBER_PARAMETERS)].astype(float)
-    digest = hashlib.sha256()
-    for part in parts[:2]:
-        digest.update("\n".join(map(str, part.table.index)).encode())
-        digest.update(np.ascontiguousarray(part.values).data)
     return {
         "format": FORMAT,
         "run": config.model_dump(mode="json"),
         "zoo": zoo.name,
-        "population_sha256": digest.hexdigest(),
+        "population_sha256": population_digest(parts),
         "members": {name: len(part) for name, part in parts._asdict().items()},
         "diverged": parts.train.left_out,
         "config": _cohort_config(zoo, min(cohorts)),
@@ -272,6 +270,15 @@ def _facts(
         "values": of_members.drop_duplicates().to_dict("list"),
         "conditions": conditioning.to_json(),
     }
+
+
+def population_digest(parts: Parted) -> str:
+    """Hex sha256 of the members that a generator may see."""
+    digest = hashlib.sha256()
+    for part in (parts.train, parts.validation):
+        digest.update("\n".join(map(str, part.table.index)).encode())
+        digest.update(np.ascontiguousarray(part.values).data)
+    return digest.hexdigest()
 
 
 def _cohort_config(zoo: Zoo, name: str) -> dict[str, Any]:

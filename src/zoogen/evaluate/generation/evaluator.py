@@ -22,7 +22,7 @@ from zoogen.evaluate.generation.ensembles import ensemble_gains
 from zoogen.evaluate.generation.frame import Frame, frame_of
 from zoogen.evaluate.generation.neighbours import CANDIDATES, Known, Nearest, nearest
 from zoogen.evaluate.generation.novelty import Curve, Point
-from zoogen.evaluate.generation.parts import SMALLEST, Parts
+from zoogen.generators.parts import SMALLEST, Parts
 from zoogen.networks import Network
 from zoogen.params import ParamSpec
 
@@ -251,7 +251,7 @@ def separate(
     Args:
         network: the architecture of all rows.
         weights: of the population.
-        parts: see :func:`~zoogen.evaluate.generation.parts.split_runs`.
+        parts: see :func:`~zoogen.generators.parts.split_runs`.
         exam, probes, candidates: see :class:`Evaluator`.
 
     Raises:

@@ -1,0 +1,176 @@
+"""The table of readers: what each sees and is, how it is fitted, and what may be tuned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from zoogen.errors import ConfigError
+from zoogen.evaluate import closed, probing, trained
+from zoogen.evaluate.inputs import refuse_unfit
+from zoogen.evaluate.problem import Problem
+from zoogen.evaluate.readers import Fitted, Options, Reader, Training
+
+Fit = Callable[[Problem, Options, Training, int], Fitted]
+
+# Options from which tuning may choose; the first is the default.
+RATES: dict[str, tuple[Any, ...]] = {
+    "learning_rate": (1e-3, 3e-3, 3e-4),
+    "weight_decay": (0.01, 0.3, 0.0),
+}
+TREES = {"learning_rate": (0.05, 0.1, 0.03), "leaves": (15, 31, 7), "trees": (300,)}
+PERCEPTRON = RATES | {"hidden": (256, 512, 128)}
+STACK = RATES | {"channels": (32, 16), "depth": (4, 3)}
+GRAPH = RATES | {"channels": (32, 16), "depth": (4, 2)}
+SWEEPS = RATES | {"channels": (32, 16), "depth": (2, 1)}
+
+
+def _reader(
+    name: str,
+    definition: str,
+    fit: Fit,
+    space: Mapping[str, tuple[Any, ...]] | None = None,
+    mixed: bool = False,
+) -> tuple[str, Reader]:
+    return name, Reader(definition, partial(_fit, name, fit, space or {}), space or {}, mixed)
+
+
+def _fit(
+    name: str,
+    fit: Fit,
+    space: Mapping[str, tuple[Any, ...]],
+    problem: Problem,
+    options: Options,
+    training: Training,
+    seed: int,
+) -> Fitted:
+    """Fit with defaults for the options that are not given, after the checks all readers share."""
+    unknown = sorted(options.keys() - space.keys())
+    if unknown:
+        raise ConfigError(
+            f"reader {name!r}: no option {unknown[0]!r}; expected one of {list(space)}"
+        )
+    refuse_unfit(problem, name)
+    return fit(problem, {n: v[0] for n, v in space.items()} | dict(options), training, seed)
+
+
+READERS: dict[str, Reader] = dict(
+    [
+        _reader(
+            "mean",
+            "The mean of the training targets, or frequencies of the classes: sees no member.",
+            closed.fit_mean,
+            mixed=True,
+        ),
+        _reader(
+            "hyper-parameters",
+            "Gradient-boosted trees on how members were made, never on the target itself: the "
+            "ceiling of what needs no weights.",
+            closed.fit_hyper_parameters,
+            TREES,
+            mixed=True,
+        ),
+        _reader(
+            "statistics-trees",
+            "Gradient-boosted trees on mean, variance and quantiles 0, 25, 50, 75 and 100 % of "
+            "every tensor (Unterthiner et al., 2020).",
+            closed.fit_statistics_trees,
+            TREES,
+            mixed=True,
+        ),
+        _reader(
+            "statistics-mlp",
+            "A perceptron on the same statistics (Unterthiner et al., 2020).",
+            trained.fit_statistics_mlp,
+            PERCEPTRON,
+            mixed=True,
+        ),
+        _reader(
+            "flat-mlp",
+            "A perceptron on the flat weights, each tensor over its root mean square.",
+            trained.fit_flat_mlp,
+            PERCEPTRON,
+        ),
+        _reader(
+            "flat-mlp-augmented",
+            "The same, in training with units in a new random order (and signs) at each step.",
+            partial(trained.fit_flat_mlp, augmented=True),
+            PERCEPTRON,
+        ),
+        _reader(
+            "pca-ridge",
+            "Ridge or logistic regression on principal components of the flat weights; number and "
+            "penalty by validation.",
+            closed.fit_pca_ridge,
+        ),
+        _reader(
+            "deepsets",
+            "One perceptron per layer on each unit (its bias, its weights at fixed places, mean "
+            "and deviation of its other weights), means over units, a perceptron on those "
+            "(Zaheer et al., 2017).",
+            trained.fit_deep_sets,
+            RATES | {"hidden": (128, 256, 64)},
+        ),
+        _reader(
+            "probes",
+            "A perceptron on the members' outputs at learned inputs, which a linear generator "
+            "makes: sees no weight (Kahana et al., 2024).",
+            probing.fit_probes,
+            RATES | {"probes": (64, 128)},
+            mixed=True,
+        ),
+        _reader(
+            "equivariant",
+            "Complete equivariant layers and an invariant head (Navon et al., 2023).",
+            trained.fit_equivariant,
+            STACK,
+        ),
+        _reader(
+            "nfn-np",
+            "The same with exchangeable inputs and outputs, without norms (Zhou et al., 2023).",
+            partial(trained.fit_equivariant, form="nfn-np"),
+            STACK,
+        ),
+        _reader(
+            "universal",
+            "The same with exchangeable inputs and outputs, residual (Zhou, Finn and Harrison, "
+            "2024).",
+            partial(trained.fit_equivariant, form="universal"),
+            STACK,
+        ),
+        _reader(
+            "graph",
+            "Messages along the network's own edges, all at once (Kofinas et al., 2024; Lim et "
+            "al., 2023).",
+            trained.fit_graph,
+            GRAPH,
+            mixed=True,
+        ),
+        _reader(
+            "graph-forward",
+            "The same, in sweeps from inputs to outputs and back.",
+            partial(trained.fit_graph, order="forward"),
+            SWEEPS,
+            mixed=True,
+        ),
+    ]
+)
+
+# For targets with one number per parameter.
+PARAMETER_READERS: dict[str, Reader] = dict(
+    [
+        _reader("zero", "Zero for every parameter.", closed.fit_zero, mixed=True),
+        _reader(
+            "linear",
+            "A factor per tensor times the weights themselves, by least squares.",
+            closed.fit_linear,
+        ),
+        _reader(
+            "equivariant-parameters",
+            "Complete equivariant layers with a number per parameter (Navon et al., 2023).",
+            trained.fit_equivariant_parameters,
+            STACK,
+        ),
+    ]
+)

@@ -1,0 +1,273 @@
+"""Readers that are trained by gradients: perceptrons, sets, equivariant and graph models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache, partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from zoogen.errors import ConfigError
+from zoogen.evaluate.fitting import Learner, Part, Parts, Tree, fit_learner
+from zoogen.evaluate.inputs import (
+    joined,
+    standard_columns,
+    statistics,
+    tensor_scales,
+    unit_features,
+)
+from zoogen.evaluate.objectives import Objective, objective_of, relative_to_zero
+from zoogen.evaluate.problem import Problem
+from zoogen.evaluate.readers import Fitted, Options, Training
+from zoogen.models import (
+    STACKS,
+    GraphStack,
+    Stack,
+    fit_graph_standard,
+    fit_standard,
+    frame_of,
+    graph_model,
+    graph_of,
+    network_model,
+    parameter_model,
+    permutable_terminals,
+    standardise,
+    unite,
+)
+from zoogen.models.graphs import INPUT, OUTPUT
+from zoogen.models.heads import initial_mlp, mlp
+from zoogen.models.leaves import leaves_of
+from zoogen.params import ParamSpec
+from zoogen.symmetry import apply, random_element
+
+WIDE = 64  # inputs and outputs of a parameter above which a stack keeps fewer
+TERMINAL_RANK = 16  # of what it then keeps
+FEW_POSITIONS = 4  # of a kernel or a flattened map, up to which a stack keeps them all
+STANDARD_MEMBERS = 256  # that the scale of graphs is taken from
+
+
+def fit_model(
+    problem: Problem,
+    learner: Learner,
+    parts: list[Part],
+    options: Options,
+    training: Training,
+    seed: int,
+    objective: Objective | None = None,
+) -> Fitted:
+    """Fit with the rate and the decay of the options, by default to the problem's own objective."""
+    rates = {name: options[name] for name in ("learning_rate", "weight_decay")}
+    objective = objective or objective_of(problem)
+    return fit_learner(learner, parts, objective, problem.split, training, seed, **rates)
+
+
+def _one_part(problem: Problem, inputs: Tree) -> list[Part]:
+    return [Part(np.arange(len(problem.samples)), inputs)]
+
+
+# --------------------------------------------------------------------------------- perceptrons
+@lru_cache(maxsize=32)
+def mlp_learner(inputs: int, hidden: int, outputs: int, spec: ParamSpec | None = None) -> Learner:
+    """Two hidden layers; with a spec, on ever new orders and signs of its units."""
+    sizes = (inputs, hidden, hidden, outputs)
+    augment = None if spec is None else partial(_reordered, spec)
+    return Learner(partial(initial_mlp, sizes=sizes), lambda params, x: mlp(params, x[0]), augment)
+
+
+def _reordered(spec: ParamSpec, key: Array, parts: Parts) -> Parts:
+    """The same functions by other weights; positive scales stay, for they tell of training."""
+    (weights,) = parts
+    return (apply(spec, random_element(spec, key, (len(weights),), spread=0.0), weights),)
+
+
+def fit_statistics_mlp(problem: Problem, options: Options, training: Training, seed: int) -> Fitted:
+    """A perceptron on statistics of every tensor, and on which tensors there are."""
+    values = statistics(problem.samples)
+    features = np.concatenate([values, np.isnan(values[:, ::7])], axis=1)
+    features = standard_columns(features, problem.split.train)
+    learner = mlp_learner(features.shape[1], options["hidden"], problem.outputs)
+    return fit_model(problem, learner, _one_part(problem, features), options, training, seed)
+
+
+def fit_flat_mlp(
+    problem: Problem,
+    options: Options,
+    training: Training,
+    seed: int,
+    augmented: bool = False,
+) -> Fitted:
+    """A perceptron on the flat weights, each tensor over its root mean square."""
+    name = "flat-mlp-augmented" if augmented else "flat-mlp"
+    spec, weights = joined(problem.samples, name)
+    weights = weights / tensor_scales(spec, weights[problem.split.train])
+    group = spec if augmented else None
+    learner = mlp_learner(spec.size, options["hidden"], problem.outputs, group)
+    return fit_model(problem, learner, _one_part(problem, weights), options, training, seed)
+
+
+# ---------------------------------------------------------------------------------- sets of units
+@lru_cache(maxsize=32)
+def set_learner(
+    widths: tuple[tuple[str, int], ...], rest: int, hidden: int, outputs: int
+) -> Learner:
+    """One perceptron per group on each of its units, means over units, one perceptron on all."""
+    total = hidden * len(widths) + rest
+
+    def init(key: Array) -> Tree:
+        keys = jax.random.split(key, len(widths) + 1)
+        units = {
+            name: initial_mlp(of_group, (width, hidden, hidden))
+            for (name, width), of_group in zip(widths, keys[1:], strict=True)
+        }
+        return {"units": units, "head": initial_mlp(keys[0], (total, hidden, outputs))}
+
+    def outputs_of(params: Tree, parts: Parts) -> Float[Array, "b o"]:
+        groups, alone = parts[0]
+        means = [
+            jax.nn.relu(mlp(params["units"][name], groups[name])).mean(axis=1) for name, _ in widths
+        ]
+        return mlp(params["head"], jnp.concatenate([*means, alone], axis=1))
+
+    return Learner(init, outputs_of)
+
+
+def fit_deep_sets(problem: Problem, options: Options, training: Training, seed: int) -> Fitted:
+    """DeepSets over units, described by fixed features."""
+    spec, weights = joined(problem.samples, "deepsets")
+    rows = problem.split.train
+    groups, rest = unit_features(spec, weights)
+    inputs = (
+        {name: standard_columns(values, rows) for name, values in groups.items()},
+        standard_columns(rest, rows),
+    )
+    widths = tuple((name, values.shape[-1]) for name, values in groups.items())
+    learner = set_learner(widths, rest.shape[1], options["hidden"], problem.outputs)
+    return fit_model(problem, learner, _one_part(problem, inputs), options, training, seed)
+
+
+# ------------------------------------------------------------------------------------ equivariant
+@lru_cache(maxsize=32)
+def equivariant_learner(spec: ParamSpec, outputs: int, stack: Stack) -> Learner:
+    """An equivariant stack with its invariant head."""
+    model = network_model(spec, outputs, stack)
+    return Learner(model.init, lambda params, parts: model.apply(params, parts[0]))
+
+
+@lru_cache(maxsize=32)
+def parameter_learner(spec: ParamSpec, stack: Stack) -> Learner:
+    """An equivariant stack with a number per parameter."""
+    model = parameter_model(spec, stack, scale=0.1)
+    return Learner(model.init, lambda params, parts: model.apply(params, parts[0]))
+
+
+def stack_for(spec: ParamSpec, stack: Stack, options: Options) -> Stack:
+    """A published stack in the size that the options say, and with ranks where a spec is wide.
+
+    Parameters with more than 64 inputs and outputs keep 16 features per channel for them; those
+    with more than 4 positions of kernels or flattened maps keep one. The first layer learns which.
+    """
+    leaves = leaves_of(spec)
+    terminals = max(leaf.terminals for leaf in leaves) > WIDE and stack.terminals == "fixed"
+    positions = max(leaf.positions for leaf in leaves) > FEW_POSITIONS
+    return replace(
+        stack,
+        channels=options["channels"], depth=options["depth"],
+        terminal_rank=TERMINAL_RANK if terminals else None,
+        position_rank=1 if positions else None,
+    )  # fmt: skip
+
+
+def fit_equivariant(
+    problem: Problem, options: Options, training: Training, seed: int, form: str = "dws"
+) -> Fitted:
+    """An equivariant stack of a published form, on the standard scale of the training rows."""
+    spec, weights = joined(problem.samples, "equivariant" if form == "dws" else form)
+    stack = stack_for(spec, STACKS[form], options)
+    learner = equivariant_learner(spec, problem.outputs, stack)
+    parts = _one_part(problem, _standard(spec, stack, weights, problem))
+    return fit_model(problem, learner, parts, options, training, seed)
+
+
+def _standard(
+    spec: ParamSpec, stack: Stack, weights: Float[np.ndarray, "n p"], problem: Problem
+) -> Float[np.ndarray, "n p"]:
+    symmetry = spec if stack.terminals == "fixed" else permutable_terminals(spec)
+    scaled = standardise(fit_standard(symmetry, weights[problem.split.train]), weights)
+    return np.asarray(scaled, np.float32)
+
+
+def fit_equivariant_parameters(
+    problem: Problem, options: Options, training: Training, seed: int
+) -> Fitted:
+    """An equivariant stack with a number per parameter, fitted relative to predicting zero."""
+    spec, weights = joined(problem.samples, "equivariant-parameters")
+    if problem.targets.shape[1] != spec.size:
+        raise ConfigError(
+            f"reader 'equivariant-parameters': target {problem.name!r} has "
+            f"{problem.targets.shape[1]} numbers a sample, expected {spec.size}, one per "
+            "parameter; select a reader of whole networks"
+        )
+    stack = stack_for(spec, STACKS["dws"], options)
+    parts = _one_part(problem, _standard(spec, stack, weights, problem))
+    objective = relative_to_zero(problem)
+    learner = parameter_learner(spec, stack)
+    return fit_model(problem, learner, parts, options, training, seed, objective)
+
+
+# ----------------------------------------------------------------------------------------- graphs
+@lru_cache(maxsize=16)
+def graph_learner(specs: tuple[ParamSpec, ...], outputs: int, stack: GraphStack) -> Learner:
+    """A graph network on members of several specs."""
+    frame = frame_of(specs)
+    model = graph_model(frame, outputs, stack)
+
+    def outputs_of(params: Tree, parts: Parts) -> Float[Array, "b o"]:
+        members = [(spec, x) for spec, x in zip(specs, parts, strict=True) if len(x)]
+        graph: Any = unite(frame, members, pad=False)
+        return model.apply(params, graph)
+
+    return Learner(model.init, outputs_of)
+
+
+def fit_graph(
+    problem: Problem,
+    options: Options,
+    training: Training,
+    seed: int,
+    order: Literal["together", "forward"] = "together",
+) -> Fitted:
+    """A graph network; members of all specs stand in every batch."""
+    stack = GraphStack(options["channels"], options["depth"], order)
+    blocks = problem.samples.blocks
+    learner = graph_learner(tuple(block.spec for block in blocks), problem.outputs, stack)
+    scales = graph_scales(problem, stack, seed)
+    parts = [Part(block.rows, block.weights / scales[block.spec]) for block in blocks]
+    return fit_model(problem, learner, parts, options, training, seed)
+
+
+def graph_scales(
+    problem: Problem, stack: GraphStack, seed: int
+) -> Mapping[ParamSpec, Float[np.ndarray, " p"]]:
+    """Root mean square of each role in training members, at every entry of each spec."""
+    rng = np.random.default_rng(seed)
+    train = problem.split.train
+    some = rng.permutation(train)[:STANDARD_MEMBERS]
+    seen = [(b.spec, b.weights[np.isin(b.rows, some)]) for b in problem.samples.blocks]
+    specs = [block.spec for block in problem.samples.blocks]
+    batch = unite(frame_of(specs), [pair for pair in seen if len(pair[1])], pad=False)
+    standard = fit_graph_standard(batch, stack.messages)
+    scales = {spec: np.ones(spec.size) for spec in specs}
+    for spec, scale in scales.items():
+        graph = graph_of(spec)
+        for nodes in graph.sets:
+            places = graph.values[nodes.begin : nodes.begin + nodes.size]
+            scale[places[places >= 0]] = standard.nodes[nodes.role]
+        for block in graph.blocks:
+            ends = graph.sets[block.source].role == INPUT, graph.sets[block.target].role == OUTPUT
+            scale[block.entries] = standard.edges[ends[0] + 2 * ends[1]]
+    return scales

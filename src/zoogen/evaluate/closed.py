@@ -178,10 +178,12 @@ def fit_pca_ridge(problem: Problem, options: Options, training: Training, seed: 
     spec, weights = joined(problem.samples, "pca-ridge")
     train = problem.split.train
     scaled = weights / tensor_scales(spec, weights[train])
+    if not scaled[train].std(axis=0).any():
+        return fit_mean(problem, options, training, seed)
     most = min(max(COMPONENTS), len(train) - 1, spec.size)
     pca = PCA(max(1, most), svd_solver="randomized", random_state=seed).fit(scaled[train])
     scores = pca.transform(scaled)
-    scores /= scores[train].std(axis=0).max() or 1
+    scores /= scores[train].std(axis=0).max()
     best, least, used = None, np.inf, 0
     for count, strength in product(sorted({min(c, most) for c in COMPONENTS}), STRENGTHS):
         outputs = _linear(problem, scores[:, :count], strength)

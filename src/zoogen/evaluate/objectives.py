@@ -45,22 +45,24 @@ def cross_entropy(logits: Float[Array, "b o"], classes: Float[Array, "b 1"]) -> 
 
 def objective_of(problem: Problem) -> Objective:
     """Squared error of targets with zero mean and unit deviation in the training rows; or
-    cross-entropy of classes."""
+    cross-entropy of classes. Of a constant target, predictions are the constant."""
     if problem.kind == "classification":
         return Objective(cross_entropy, problem.targets, lambda logits: logits)
     seen = problem.targets[problem.split.train]
     mean, deviation = seen.mean(axis=0), seen.std(axis=0)
-    deviation = np.where(deviation > 0, deviation, 1)
-    return Objective(
-        squared_error, (problem.targets - mean) / deviation, lambda y: y * deviation + mean
-    )
+    scaled = (problem.targets - mean) / np.where(deviation > 0, deviation, 1)
+    return Objective(squared_error, scaled, lambda y: y * deviation + mean)
 
 
-def relative_to_zero(problem: Problem) -> Objective:
+def relative_to_zero(problem: Problem, first: Float[np.ndarray, "n p"]) -> Objective:
     """Squared error over that of predicting zero; for numbers per parameter.
 
     Targets have one scale for all parameters and no shift: a mean per entry would tell units apart
     by their place.
+
+    Args:
+        problem: with one number per parameter.
+        first: a first guess for all samples, which the model corrects.
     """
     scale = np.sqrt(np.square(problem.targets[problem.split.train]).mean()) or 1.0
-    return Objective(squared_error, problem.targets / scale, lambda y: y * scale)
+    return Objective(squared_error, (problem.targets - first) / scale, lambda y: y * scale + first)

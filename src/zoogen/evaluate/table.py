@@ -168,7 +168,8 @@ PARAMETER_READERS: dict[str, Reader] = dict(
         ),
         _reader(
             "equivariant-parameters",
-            "Complete equivariant layers with a number per parameter (Navon et al., 2023).",
+            "What complete equivariant layers add to `linear`, parameter by parameter (Navon et "
+            "al., 2023).",
             trained.fit_equivariant_parameters,
             STACK,
         ),

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from zoogen.errors import ConfigError
+from zoogen.evaluate.closed import fit_linear
 from zoogen.evaluate.fitting import Learner, Part, Parts, Tree, fit_learner
 from zoogen.evaluate.inputs import (
     joined,
@@ -41,13 +42,10 @@ from zoogen.models import (
 )
 from zoogen.models.graphs import INPUT, OUTPUT
 from zoogen.models.heads import initial_mlp, mlp
-from zoogen.models.leaves import leaves_of
 from zoogen.params import ParamSpec
 from zoogen.symmetry import apply, random_element
 
-WIDE = 64  # inputs and outputs of a parameter above which a stack keeps fewer
-TERMINAL_RANK = 16  # of what it then keeps
-FEW_POSITIONS = 4  # of a kernel or a flattened map, up to which a stack keeps them all
+TERMINAL_RANK = 16  # features per channel that stacks keep for inputs and outputs, if they are more
 STANDARD_MEMBERS = 256  # that the scale of graphs is taken from
 
 
@@ -165,21 +163,10 @@ def parameter_learner(spec: ParamSpec, stack: Stack) -> Learner:
     return Learner(model.init, lambda params, parts: model.apply(params, parts[0]))
 
 
-def stack_for(spec: ParamSpec, stack: Stack, options: Options) -> Stack:
-    """A published stack in the size that the options say, and with ranks where a spec is wide.
-
-    Parameters with more than 64 inputs and outputs keep 16 features per channel for them; those
-    with more than 4 positions of kernels or flattened maps keep one. The first layer learns which.
-    """
-    leaves = leaves_of(spec)
-    terminals = max(leaf.terminals for leaf in leaves) > WIDE and stack.terminals == "fixed"
-    positions = max(leaf.positions for leaf in leaves) > FEW_POSITIONS
-    return replace(
-        stack,
-        channels=options["channels"], depth=options["depth"],
-        terminal_rank=TERMINAL_RANK if terminals else None,
-        position_rank=1 if positions else None,
-    )  # fmt: skip
+def stack_of(form: str, options: Options) -> Stack:
+    """A published stack in the size that the options say, with ranks for what is wide."""
+    size = {name: options[name] for name in ("channels", "depth")}
+    return replace(STACKS[form], terminal_rank=TERMINAL_RANK, position_rank=1, **size)
 
 
 def fit_equivariant(
@@ -187,7 +174,7 @@ def fit_equivariant(
 ) -> Fitted:
     """An equivariant stack of a published form, on the standard scale of the training rows."""
     spec, weights = joined(problem.samples, "equivariant" if form == "dws" else form)
-    stack = stack_for(spec, STACKS[form], options)
+    stack = stack_of(form, options)
     learner = equivariant_learner(spec, problem.outputs, stack)
     parts = _one_part(problem, _standard(spec, stack, weights, problem))
     return fit_model(problem, learner, parts, options, training, seed)
@@ -204,7 +191,11 @@ def _standard(
 def fit_equivariant_parameters(
     problem: Problem, options: Options, training: Training, seed: int
 ) -> Fitted:
-    """An equivariant stack with a number per parameter, fitted relative to predicting zero."""
+    """An equivariant stack with a number per parameter, which corrects :func:`fit_linear`.
+
+    Its layers divide by the scale of each tensor, so that the part of a change that is
+    proportional to the weights themselves would be hard to find for it alone.
+    """
     spec, weights = joined(problem.samples, "equivariant-parameters")
     if problem.targets.shape[1] != spec.size:
         raise ConfigError(
@@ -212,9 +203,9 @@ def fit_equivariant_parameters(
             f"{problem.targets.shape[1]} numbers a sample, expected {spec.size}, one per "
             "parameter; select a reader of whole networks"
         )
-    stack = stack_for(spec, STACKS["dws"], options)
+    stack = stack_of("dws", options)
     parts = _one_part(problem, _standard(spec, stack, weights, problem))
-    objective = relative_to_zero(problem)
+    objective = relative_to_zero(problem, fit_linear(problem, {}, training, seed).outputs)
     learner = parameter_learner(spec, stack)
     return fit_model(problem, learner, parts, options, training, seed, objective)
 

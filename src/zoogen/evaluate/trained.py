@@ -219,7 +219,8 @@ def graph_learner(specs: tuple[ParamSpec, ...], outputs: int, stack: GraphStack)
 
     def outputs_of(params: Tree, parts: Parts) -> Float[Array, "b o"]:
         members = [(spec, x) for spec, x in zip(specs, parts, strict=True) if len(x)]
-        graph: Any = unite(frame, members, pad=False)
+        # The barrier keeps the compiler from computing with the structure for seconds.
+        graph: Any = jax.lax.optimization_barrier(unite(frame, members, pad=False))
         return model.apply(params, graph)
 
     return Learner(model.init, outputs_of)

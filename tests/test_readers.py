@@ -325,7 +325,7 @@ def shrunk():
 def test_a_change_of_every_parameter(name: str, least: float, most: float) -> None:
     problem = shrunk()
     reader = PARAMETER_READERS[name]
-    outputs = reader.fit(problem, options(reader), replace(TRAINING, steps=300), 0).outputs
+    outputs = reader.fit(problem, options(reader), TRAINING, 0).outputs
     wrong = np.square(outputs - problem.targets)[30:].sum()
     assert least <= wrong / np.square(problem.targets[30:]).sum() <= most
     spec = problem.samples.blocks[0].spec

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from itertools import product
 
@@ -10,6 +11,7 @@ import pandas as pd
 from jaxtyping import Bool, Float
 from sklearn.decomposition import PCA
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 from threadpoolctl import threadpool_limits
 
@@ -210,7 +212,9 @@ def _linear(
     classes = problem.targets[train, 0].astype(int)
     if len(np.unique(classes)) == 1:
         return fit_mean(problem, {}, Training(), 0).outputs
-    model = LogisticRegression(C=1 / strength, max_iter=200).fit(features[train], classes)
+    with warnings.catch_warnings():  # what has not converged is judged by its error like the rest
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = LogisticRegression(C=1 / strength, max_iter=200).fit(features[train], classes)
     return _logits(model.predict_proba(features), model.classes_, problem.outputs)
 
 

@@ -132,7 +132,7 @@ def test_who_sees_the_order_of_units(name: str) -> None:
     assert (apart > 0.01) if name in SEES_ORDER else (apart < 1e-4)
 
 
-# The least that a reader explains of a norm, three seeds seen; what can't see it explains nothing.
+# The least and the most that a reader explains of a norm; what can't see it explains nothing.
 EXPLAINS = {
     "mean": (-1, 0.01), "hyper-parameters": (-1, 0.2), "flat-mlp": (-2, 0.6),
     "statistics-trees": (0.8, 1), "statistics-mlp": (0.5, 1), "deepsets": (0.6, 1),

@@ -12,6 +12,8 @@ from zoogen.models.leaves import permutable_terminals
 from zoogen.models.message_passing import GraphStack, graph_model, of_one_spec
 from zoogen.models.model import WeightModel
 from zoogen.models.standard import Standard, entry_orbits, fit_standard, standardise
+from zoogen.models.token_models import TokenStack, token_model, token_parameter_model
+from zoogen.models.tokens import Tokens, detokenise, tokenise, tokens_of
 from zoogen.models.unions import (
     GraphBatch,
     GraphStandard,
@@ -28,7 +30,10 @@ __all__ = [
     "GraphStandard",
     "Stack",
     "Standard",
+    "TokenStack",
+    "Tokens",
     "WeightModel",
+    "detokenise",
     "entry_orbits",
     "fit_graph_standard",
     "fit_standard",
@@ -42,5 +47,9 @@ __all__ = [
     "permutable_terminals",
     "standardise",
     "standardise_graphs",
+    "token_model",
+    "token_parameter_model",
+    "tokenise",
+    "tokens_of",
     "unite",
 ]

@@ -232,7 +232,7 @@ def trunk(spec: ParamSpec, stack: Stack) -> Trunk:
     later = equivariant_linear(leaves, widths, widths)
     layers = [first] + [later] * (stack.depth - 1)
     activate = partial(_activate, stack)
-    channelled = partial(_with_channels, spec, stack.input_channels)
+    channelled = partial(with_channels, spec, stack.input_channels)
 
     def init(key: Array) -> list[dict[str, Any]]:
         params: list[dict[str, Any]] = []
@@ -252,9 +252,14 @@ def trunk(spec: ParamSpec, stack: Stack) -> Trunk:
     return Trunk(leaves, widths, _footprint(leaves, widths, stack.depth), init, apply)
 
 
-def _with_channels(
+def with_channels(
     spec: ParamSpec, channels: int, weights: Float[Array, "b p *c"]
 ) -> Float[Array, "b p c"]:
+    """Weights with an axis of channels.
+
+    Raises:
+        ConfigError: if they are not those of this spec and so many channels.
+    """
     expected = (spec.size,) if channels == 1 else (spec.size, channels)
     if weights.shape[1:] not in {expected, (spec.size, channels)}:
         raise ConfigError(

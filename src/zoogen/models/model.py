@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from zoogen.population import chunk_size, on_cpu
 
 Tree = Any
-Apply = Callable[[Tree, Float[Array, "b p *c"]], Float[Array, "b ..."]]
+Apply = Callable[..., Float[Array, "b ..."]]
 
 # Of features of all layers, by measurement (benchmarks/weight_models.py):
 CHUNK_BYTES = 2**21  # a CPU works on so many at once, so that they stay in cache
@@ -26,8 +26,9 @@ class WeightModel:
 
     Attributes:
         init: ``key → params``.
-        apply: ``(params, weights [b p] or [b p c]) → outputs [b …]``; a member's output does not
-            depend on the other members of the batch.
+        apply: ``(params, weights [b p] or [b p c]) → outputs [b …]``, of some models with a
+            further argument ``condition [b d]``; a member's output does not depend on the other
+            members of the batch.
     """
 
     init: Callable[[Array], Tree]
@@ -46,6 +47,26 @@ class Footprint(NamedTuple):
     width: float
 
 
+class Body(NamedTuple):
+    """Layers between the weights of networks and heads, as pure functions.
+
+    Attributes:
+        size: of a summary.
+        footprint: of the layers.
+        init: ``key → params``.
+        state: ``(params, weights [b p c], condition [b d]) → state`` behind the last layer.
+        summary: ``state → [b size]``, about whole networks.
+        numbers: ``(params, state) → [b p o]``, about each parameter.
+    """
+
+    size: int
+    footprint: Footprint
+    init: Callable[[Array], Tree]
+    state: Callable[[Tree, Float[Array, "b p c"], Float[Array, "b d"]], Tree]
+    summary: Callable[[Tree], Float[Array, "b i"]]
+    numbers: Callable[[Tree, Tree], Float[Array, "b p o"]]
+
+
 def in_chunks(apply: Apply, footprint: Footprint) -> Apply:
     """On CPU, run a few members at a time, and run them again for the gradient.
 
@@ -54,18 +75,20 @@ def in_chunks(apply: Apply, footprint: Footprint) -> Apply:
     memory costs more than arithmetic that stays in cache. Elsewhere the batch runs as a whole.
 
     Args:
-        apply: of a model.
+        apply: of a model; all arguments but the first have an axis of members.
         footprint: of the same model.
     """
 
-    def run(params: Tree, weights: Float[Array, "b p *c"]) -> Float[Array, "b ..."]:
-        batch = weights.shape[0]
+    def run(params: Tree, *inputs: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
+        batch = inputs[0].shape[0]
         size = _chunk(batch, footprint)
         if not on_cpu() or size == batch:
-            return apply(params, weights)
+            return apply(params, *inputs)
         # Without the barriers against merging the two runs, which a loop does not need.
-        again = jax.checkpoint(lambda chunk: apply(params, chunk), prevent_cse=False)
-        outputs = jax.lax.map(again, weights.reshape(-1, size, *weights.shape[1:]))
+        again = jax.checkpoint(lambda chunk: apply(params, *chunk), prevent_cse=False)
+        outputs = jax.lax.map(
+            again, tuple(x.reshape(batch // size, size, *x.shape[1:]) for x in inputs)
+        )
         return outputs.reshape(batch, *outputs.shape[2:])
 
     return run

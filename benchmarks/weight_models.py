@@ -95,11 +95,11 @@ def compare(network: str, arguments: argparse.Namespace) -> dict[str, Any]:
     return report
 
 
-def in_own_process(network: str, model: str, steps: int) -> dict[str, Any]:
+def in_own_process(network: str, model: str, steps: int, script: str = __file__) -> dict[str, Any]:
     """Measure in a fresh process that has one core and one thread."""
     flags = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
     threads = {"XLA_FLAGS": flags, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    command = [sys.executable, __file__, "--one", network, model, "--steps", str(steps)]
+    command = [sys.executable, script, "--one", network, model, "--steps", str(steps)]
     environment = {**os.environ, **threads}
     environment.pop("JAX_COMPILATION_CACHE_DIR", None)  # compile time is measured, too
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -146,15 +146,8 @@ def of_zoogen(
     from zoogen.models.equivariant import trunk
     from zoogen.models.heads import pooled
     from zoogen.models.model import in_chunks
-    from zoogen.params import Axis, ParamSpec
 
-    axes: dict[str, tuple[Axis, ...]] = {}
-    incoming = Axis(shapes[0][1])
-    for i, (outputs, _, *kernel) in enumerate(shapes):
-        units = Axis(outputs, f"hidden{i}" if i < len(shapes) - 1 else None)
-        axes[f"{i}.weight"], axes[f"{i}.bias"] = (units, incoming, *map(Axis, kernel)), (units,)
-        incoming = units
-    spec = ParamSpec.build(axes)
+    spec = spec_of(shapes)
     plain = Stack(channels=CHANNELS, depth=DEPTH, normalise=False)
     stack = trunk(spec, replace(plain, **options))
     features = in_chunks(
@@ -170,6 +163,19 @@ def of_zoogen(
     seconds = time.process_time() - begin
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     return lambda: jax.block_until_ready(program(params, x)), size, seconds
+
+
+def spec_of(shapes: list[tuple[int, ...]]) -> Any:
+    """The spec of a network whose weights have these shapes, with a bias each."""
+    from zoogen.params import Axis, ParamSpec
+
+    axes: dict[str, tuple[Axis, ...]] = {}
+    incoming = Axis(shapes[0][1])
+    for i, (outputs, _, *kernel) in enumerate(shapes):
+        units = Axis(outputs, f"hidden{i}" if i < len(shapes) - 1 else None)
+        axes[f"{i}.weight"], axes[f"{i}.bias"] = (units, incoming, *map(Axis, kernel)), (units,)
+        incoming = units
+    return ParamSpec.build(axes)
 
 
 def of_nfn(shapes: list[tuple[int, ...]], layer: str) -> tuple[Callable[[], Any], int, float]:

@@ -177,7 +177,7 @@ def test_one_scale_hides_scales_and_signs(activation, order):
     moved = apply(spec, random_element(spec, 0, (20,)), values[0])
     members = [(spec, np.concatenate([values, moved]))]
     found = outputs(model, params, members, one_scale=True)
-    assert relative(found[1:] - found[0], found[0]) <= 1e-5
+    assert relative(found[1:] - found[0], found[0]) <= 1e-6
     plain = outputs(model, params, members)
     assert relative(plain[1:] - plain[0], plain[0]) > 1e-3
 
@@ -262,7 +262,14 @@ def test_standard_scale_of_roles():
         (lambda: unite(FRAME, [(SPECS["mlp"], np.full((2, SPECS["mlp"].size), np.nan))]),
          "2 of 2 members are not finite"),
         (lambda: unite(frame_of([SPECS["mlp"]]), [(SPECS["cnn"], np.zeros((1, 1)))]),
-         "spec 0: needs kernel"),
+         "members from 0 on, spec 0: needs kernel"),
+        (lambda: unite(FRAME, [(SPECS["mlp"], np.zeros((3, SPECS["mlp"].size))),
+                               (ParamSpec.build({"w": (Axis(2),)}), np.zeros((1, 2)))]),
+         "members from 3 on, spec 1: graph: expected a parameter of two axes"),
+        (lambda: unite(FRAME, [(SPECS["attention"], np.zeros((1, SPECS["attention"].size)))],
+                       one_scale=True), "spec 0: canonical form: expected groups of freely"),
+        (lambda: graph_of(ParamSpec.build({"w": (Axis(2), Axis(2)), "s": ()})),
+         "parameter 's': expected an axis"),
         (lambda: graph_of(ParamSpec.build({"w": (Axis(2), Axis(2), Axis(3, "third"))})),
          "an edge has two ends"),
         (lambda: graph_of(ParamSpec.build({"b": (Axis(2),)})), "a parameter of two axes"),

@@ -111,7 +111,11 @@ def test_a_token_is_a_unit_with_all_that_it_owns():
 
 # ------------------------------------------------------------------------------- plain and windows
 def run(model, *inputs):
-    return np.asarray(jax.jit(lambda *x: model.apply(model.init(jax.random.key(0)), *x))(*inputs))
+    """Outputs with random weights; drawing them in NumPy needs no program."""
+    rng, shapes = np.random.default_rng(0), jax.eval_shape(model.init, jax.random.key(0))
+    draw = lambda leaf: rng.standard_normal(leaf.shape) / np.sqrt(max(1, *leaf.shape[:-1], 1))  # noqa: E731
+    params = jax.tree.map(lambda leaf: draw(leaf).astype(np.float32), shapes)
+    return np.asarray(jax.jit(model.apply)(params, *inputs))
 
 
 def test_plain_tokens_see_the_order_of_units():
@@ -141,6 +145,19 @@ def test_what_a_token_says_depends_on_its_windows_alone(window):
         place = (np.arange(count) + shift) // size
         reach = (place[:, None] == place) @ reach
     np.testing.assert_array_equal(seen > 0, reach > 0)
+
+
+# ---------------------------------------------------------------------------------------- symmetry
+@pytest.mark.parametrize("name", SPECS)
+def test_units_move_with_their_parameters(name):
+    """Twenty random orders of units; the table of all models has double precision and scales."""
+    spec = SPECS[name]
+    values = weights_of(spec, 1)[0]
+    orders = [spec.random_permutation(seed) for seed in range(20)]
+    moved = np.stack([values, *[spec.permute(values, order) for order in orders]])
+    found = run(token_parameter_model(spec, UNITS), moved)
+    expected = np.stack([spec.permute(found[0], order) for order in orders])
+    assert relative(found[1:] - expected, found) <= 1e-6
 
 
 # -------------------------------------------------------------------------------- what must be seen

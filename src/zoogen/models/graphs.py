@@ -95,8 +95,8 @@ def graph_of(spec: ParamSpec) -> Graph:
     """The graph of a spec, built once.
 
     Raises:
-        ConfigError: if no parameter has two axes, or units lie along a third axis of one, which
-            no edge can bear.
+        ConfigError: if no parameter has two axes, one has none, or units lie along a third axis
+            of one, which no edge can bear.
 
     Example:
         >>> from zoogen.params import Axis
@@ -183,7 +183,7 @@ def frame_of(specs: Iterable[ParamSpec]) -> Frame:
     )
 
 
-def refuse_larger(frame: Frame, graph: Graph, where: str) -> None:
+def refuse_larger(frame: Frame, graph: Graph) -> None:
     """Name what of a graph has no room in a frame.
 
     Raises:
@@ -194,8 +194,8 @@ def refuse_larger(frame: Frame, graph: Graph, where: str) -> None:
         needed, room = getattr(found, name), getattr(frame, name)
         if np.any(np.greater(needed, room)):
             raise ConfigError(
-                f"{where}: needs {name} = {needed}, but the model's frame has {room}; build the "
-                "frame from the specs of all members that the model shall read"
+                f"needs {name} = {needed}, but the model's frame has {room}; build the frame from "
+                "the specs of all members that the model shall read"
             )
 
 
@@ -228,7 +228,7 @@ def _node_sets(spec: ParamSpec) -> tuple[NodeSet, ...]:
     roles: dict[str, int] = {}
     sizes = {name: group.size for name, group in spec.groups.items()}
     for parameter in spec.parameters:
-        _refuse_third_axes(parameter)
+        _refuse_other_axes(parameter)
         for place in reversed(range(min(2, len(parameter.axes)))):
             axis, name = parameter.axes[place], _name(parameter, place)
             terminal = (OUTPUT, INPUT)[place]
@@ -243,7 +243,12 @@ def _node_sets(spec: ParamSpec) -> tuple[NodeSet, ...]:
     )
 
 
-def _refuse_third_axes(parameter: Parameter) -> None:
+def _refuse_other_axes(parameter: Parameter) -> None:
+    if not parameter.axes:
+        raise ConfigError(
+            f"parameter {parameter.name!r}: expected an axis, found a single number that belongs "
+            "to no unit; give it one axis of size 1"
+        )
     for place, axis in enumerate(parameter.axes[2:], start=2):
         if axis.group is not None:
             raise ConfigError(

@@ -138,27 +138,41 @@ def unite(
     """
     if not sum(len(values) for _, values in members):
         raise ConfigError("batch of graphs: expected at least one member, found none")
-    for number, (spec, values) in enumerate(members):
-        where = f"batch of graphs, spec {number}"
-        refuse_larger(frame, graph_of(spec), where)
-        _refuse_wrong_weights(spec, values, where)
-    if one_scale:
-        members = [(spec, canonical(spec, np.asarray(values)).values) for spec, values in members]
+    members = _readable(frame, members, one_scale)
     shapes = tuple((spec, len(values)) for spec, values in members)
     flat = [values.reshape(-1) for _, values in members]
     return _filled(_union(frame, shapes, pad), array_module(flat[0]).concatenate(flat))
 
 
-def _refuse_wrong_weights(spec: ParamSpec, values: Numbers, where: str) -> None:
+def _readable(
+    frame: Frame, members: Sequence[tuple[ParamSpec, Float[Numbers, "m p"]]], one_scale: bool
+) -> list[tuple[ParamSpec, Float[Numbers, "m p"]]]:
+    """The members as a model shall see them; errors name those that it can't read."""
+    found: list[tuple[ParamSpec, Float[Numbers, "m p"]]] = []
+    begin = 0
+    for number, (spec, values) in enumerate(members):
+        try:
+            refuse_larger(frame, graph_of(spec))
+            _refuse_wrong_weights(spec, values)
+            scaled = canonical(spec, np.asarray(values)).values if one_scale else values
+        except ConfigError as error:
+            where = f"batch of graphs, members from {begin} on, spec {number}"
+            raise ConfigError(f"{where}: {error}") from error
+        found.append((spec, scaled))
+        begin += len(values)
+    return found
+
+
+def _refuse_wrong_weights(spec: ParamSpec, values: Numbers) -> None:
     if values.shape[1:] != (spec.size,):
         raise ConfigError(
-            f"{where}: expected flat weights [m, {spec.size}], found {list(values.shape)}; flatten "
-            "the members with their own spec"
+            f"expected flat weights [m, {spec.size}], found {list(values.shape)}; flatten the "
+            "members with their own spec"
         )
     if isinstance(values, np.ndarray) and not np.isfinite(values).all():
         broken = np.flatnonzero(~np.isfinite(values).all(axis=1))
         raise ConfigError(
-            f"{where}: weights of {broken.size} of {len(values)} members are not finite, first of "
+            f"weights of {broken.size} of {len(values)} members are not finite, first of "
             f"member {broken[0]}; leave diverged members out"
         )
 
@@ -243,6 +257,22 @@ def _owner_edges(frame: Frame, graph: Graph) -> dict[str, np.ndarray]:
     }
 
 
+class _Run(NamedTuple):
+    """Members of one spec that stand side by side in a union.
+
+    Attributes:
+        piece: of one of them.
+        members: how many they are.
+        sizes: members, weights, nodes and sets that one of them takes.
+        begins: numbers of the first one's member, weight, node and set in the union.
+    """
+
+    piece: _Piece
+    members: int
+    sizes: Int[np.ndarray, " 4"]
+    begins: Int[np.ndarray, " 4"]
+
+
 class _Union(NamedTuple):
     """A batch without values: where each stands in the flat weights of all members, or -1."""
 
@@ -253,67 +283,80 @@ class _Union(NamedTuple):
 
 @lru_cache(maxsize=16)  # batches of one spec share their structure
 def _union(frame: Frame, shapes: tuple[tuple[ParamSpec, int], ...], pad: bool) -> _Union:
-    pieces = [(_piece(frame, spec), count) for spec, count in shapes]
-    counts = [(count, spec.size, len(p.nodes["node_set"]), len(p.sets["set_size"]))
-              for (p, count), (spec, _) in zip(pieces, shapes, strict=True)]  # fmt: skip
-    begins = np.cumsum([(0, 0, 0, 0), *((m, m * p, m * n, m * s) for m, p, n, s in counts)], axis=0)
-    members, _, nodes, sets = begins[-1].tolist()
-    last = {"node_set": sets, "set_slot": ROLES * members, "edge_member": members}
-    last |= dict.fromkeys(("source", "target"), nodes)
-    last |= dict.fromkeys(("set_size", "fan_in", "fan_out"), 1)
-    last |= dict.fromkeys(("node_index", "edge_index"), -1)
-
-    def listed(parts: list[dict[str, np.ndarray] | None], spare: int) -> dict[str, np.ndarray]:
-        """Parts of all members one behind the other, and padding."""
-        moved = [_moved(part, *where) for part, *where in zip(parts, counts, begins, strict=False)
-                 if part is not None]  # fmt: skip
-        length = sum(len(next(iter(part.values()))) for part in moved)
-        more = (_bucket(length + spare) if pad else length + spare) - length
-        return {name: _padded([part[name] for part in moved], more, last.get(name, 0))
-                for name in moved[0]}  # fmt: skip
-
-    lists = listed([p.nodes for p, _ in pieces], 1) | listed([p.sets for p, _ in pieces], 1)
-    depth = max(len(piece.steps) for piece, _ in pieces)
+    runs = list(_runs(frame, shapes))
+    ends = runs[-1].begins + runs[-1].members * runs[-1].sizes
+    listed = partial(_listed, _fillers(*ends.tolist()), pad)
     steps = [
-        listed([piece.steps[t] if t < len(piece.steps) else None for piece, _ in pieces], 0)
-        for t in range(depth)
+        listed([_moved(run, run.piece.steps[t]) for run in runs if t < len(run.piece.steps)], 0)
+        for t in range(max(len(run.piece.steps) for run in runs))
     ]
-    lists |= {name: np.concatenate([step[name] for step in steps]) for name in steps[0]}
-    node_index, edge_index = lists.pop("node_index"), lists.pop("edge_index")
-    known = {"node_known": node_index >= 0, "edge_known": edge_index >= 0}
-    values = {"node_values": np.zeros(0), "edge_values": np.zeros(0)}
+    lists = {
+        **listed([_moved(run, run.piece.nodes) for run in runs], 1),
+        **listed([_moved(run, run.piece.sets) for run in runs], 1),
+        **{name: np.concatenate([step[name] for step in steps]) for name in steps[0]},
+    }
+    index = {end: lists.pop(f"{end}_index") for end in ("node", "edge")}
+    lists |= {f"{end}_known": places >= 0 for end, places in index.items()}
     batch = GraphBatch(
-        **lists, **known, **values,
-        members=members, steps=tuple(len(step["source"]) for step in steps), frame=frame,
+        **lists, node_values=np.zeros(0), edge_values=np.zeros(0),
+        members=int(ends[0]), steps=tuple(len(step["source"]) for step in steps), frame=frame,
     )  # fmt: skip
-    return _Union(batch, node_index, edge_index)
+    return _Union(batch, index["node"], index["edge"])
 
 
-def _moved(
-    part: dict[str, np.ndarray], sizes: tuple[int, int, int, int], begins: Int[np.ndarray, " 4"]
-) -> dict[str, np.ndarray]:
-    """A part for so many members of its spec, with the union's numbers."""
-    count = sizes[0]
-    _, weight, node, one_set = (
-        begin + size * np.arange(count) for begin, size in zip(begins, (1, *sizes[1:]), strict=True)
+def _runs(frame: Frame, shapes: tuple[tuple[ParamSpec, int], ...]) -> Iterator[_Run]:
+    begins = np.zeros(4, int)
+    for spec, count in shapes:
+        piece = _piece(frame, spec)
+        nodes, sets = len(piece.nodes["node_set"]), len(piece.sets["set_size"])
+        yield _Run(piece, count, np.array([1, spec.size, nodes, sets]), begins)
+        begins = begins + count * np.array([1, spec.size, nodes, sets])
+
+
+def _fillers(members: int, _: int, nodes: int, sets: int) -> dict[str, int]:
+    """What stands for padding; zero where nothing is said. Edges join the first padding node."""
+    return {
+        "node_set": sets, "set_slot": ROLES * members, "edge_member": members,
+        "source": nodes, "target": nodes, "set_size": 1, "fan_in": 1, "fan_out": 1,
+        "node_index": -1, "edge_index": -1,
+    }  # fmt: skip
+
+
+def _moved(run: _Run, part: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A part for all members of a run, with the union's numbers."""
+    member, weight, node, one_set = (
+        begin + size * np.arange(run.members)
+        for begin, size in zip(run.begins, run.sizes, strict=True)
     )
-    member = begins[0] + np.arange(count)
     offsets = {
         "node_index": weight, "edge_index": weight, "source": node, "target": node,
         "node_set": one_set, "set_slot": ROLES * member,
     }  # fmt: skip
-    moved = {name: np.tile(values, (count, *[1] * (values.ndim - 1)))
-             for name, values in part.items()}  # fmt: skip
-    length = len(next(iter(part.values())))
-    for name in offsets.keys() & part.keys():
-        by = offsets[name].repeat(length).reshape(-1, *[1] * (part[name].ndim - 1))
-        moved[name] = np.where(moved[name] < 0, -1, moved[name] + by)
+    length, moved = len(next(iter(part.values()))), {}
+    for name, values in part.items():
+        moved[name] = np.tile(values, (run.members, *[1] * (values.ndim - 1)))
+        if name in offsets:
+            by = offsets[name].repeat(length).reshape(-1, *[1] * (values.ndim - 1))
+            moved[name] = np.where(moved[name] < 0, -1, moved[name] + by)
     if "source" in part:
         moved["edge_member"] = member.repeat(length)
     return moved
 
 
-def _padded(parts: list[np.ndarray], more: int, value: float) -> np.ndarray:
+def _listed(
+    fillers: dict[str, int], pad: bool, parts: list[dict[str, np.ndarray]], spare: int
+) -> dict[str, np.ndarray]:
+    """Parts of all runs one behind the other, and padding: at least ``spare`` of it."""
+    needed = spare + sum(len(next(iter(part.values()))) for part in parts)
+    length = _bucket(needed) if pad else needed
+    return {
+        name: _padded([part[name] for part in parts], length, fillers.get(name, 0))
+        for name in parts[0]
+    }
+
+
+def _padded(parts: list[np.ndarray], length: int, value: float) -> np.ndarray:
+    more = length - sum(len(part) for part in parts)
     filler = np.full((more, *parts[0].shape[1:]), value, parts[0].dtype)
     return np.concatenate([*parts, filler])
 

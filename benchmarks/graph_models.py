@@ -76,6 +76,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=3, help="processes per model, interleaved")
     parser.add_argument("--steps", type=int, default=5, help="steps per process")
+    parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
     parser.add_argument("--one", nargs=2, metavar=("NETWORK", "MODEL"), help="measure here")
     arguments = parser.parse_args()
     if arguments.one:
@@ -86,7 +87,7 @@ def main() -> None:
         "batch": BATCH,
         "unit": "CPU milliseconds per step (best, median and worst over all rounds); MB of the "
         "process; CPU seconds until the step is compiled; ratios to the equivariant stack",
-        "networks": {name: compare(name, arguments) for name in NETWORKS},
+        "networks": {name: compare(name, arguments) for name in arguments.networks},
     }
     print(machine.write("graph_models_cpu", content))
 

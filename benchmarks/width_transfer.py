@@ -54,18 +54,20 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000, help="of training")
     parser.add_argument("--train", type=int, default=4096, help="members to train on")
     parser.add_argument("--test", type=int, default=64, help="members to test on")
+    parser.add_argument("--models", nargs="+", choices=list(STACKS), default=list(STACKS))
     arguments = parser.parse_args()
     rows: dict[str, Any] = {}
-    for name, stack in STACKS.items():
-        found = [scores(stack, seed, arguments) for seed in range(arguments.seeds)]
-        rows[name] = {
-            case: {"mean": float(np.mean(r2)), "std": float(np.std(r2, ddof=min(1, len(r2) - 1)))}
-            for case in found[0]
-            for r2 in [[one[case] for one in found]]
-        }
+    for name in arguments.models:
+        found = [scores(STACKS[name], seed, arguments) for seed in range(arguments.seeds)]
+        rows[name] = {case: summary([one[case] for one in found]) for case in found[0]}
         print(name, {case: round(row["mean"], 4) for case, row in rows[name].items()}, flush=True)
     content = {"machine": machine.describe(), **vars(arguments), "width": WIDTH, "r2": rows}
     print(machine.write("width_transfer", content))
+
+
+def summary(values: list[float]) -> dict[str, float]:
+    """Mean and standard deviation over seeds."""
+    return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=len(values) > 1))}
 
 
 def network_of(width: int) -> Network:

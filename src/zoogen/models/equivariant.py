@@ -18,12 +18,11 @@ from zoogen.models.heads import POOLINGS, initial_mlp, mlp, pooled, pooled_size
 from zoogen.models.leaves import Features, Leaf, fold, leaves_of, permutable_terminals, unfold
 from zoogen.models.linear import equivariant_linear
 from zoogen.models.model import Footprint, WeightModel, in_chunks
+from zoogen.models.modulation import NORM_FLOOR
 from zoogen.networks.layers import ACTIVATIONS
 from zoogen.params import ParamSpec
 
 Terminals = Literal["fixed", "permutable"]
-
-NORM_FLOOR = 1e-6  # of a tensor's mean square: a tensor that is zero stays zero
 
 
 @dataclass(frozen=True)

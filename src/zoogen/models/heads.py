@@ -64,6 +64,11 @@ def pooled_size(leaves: tuple[Leaf, ...], widths: dict[str, int], poolings: tupl
 Layers = list[tuple[Float[Array, "o i"], Float[Array, " o"]]]
 
 
+def initial_matrix(key: Array, inputs: int, outputs: int) -> Float[Array, "i o"]:
+    """Weights of variance 1 / inputs."""
+    return jax.random.normal(key, (inputs, outputs)) / math.sqrt(max(1, inputs))
+
+
 def initial_mlp(key: Array, sizes: tuple[int, ...]) -> Layers:
     """Weights of variance 2 / inputs (of the last layer 1 / inputs), and zero biases."""
     layers = []

@@ -13,12 +13,12 @@ from jaxtyping import Array, Float
 
 from zoogen.errors import ConfigError
 from zoogen.models.graphs import TERMINALS, Frame, frame_of
-from zoogen.models.heads import VARIANCE_FLOOR, initial_mlp, mlp
+from zoogen.models.heads import VARIANCE_FLOOR, initial_matrix, initial_mlp, mlp
 from zoogen.models.model import Tree, WeightModel
+from zoogen.models.modulation import normalised
 from zoogen.models.unions import ROLES, GraphBatch, Messages, edge_labels, unite
 from zoogen.params import ParamSpec
 
-NORM_FLOOR = 1e-6  # of a node's mean square: features that are zero stay zero
 STATISTICS = 2  # mean and deviation of nodes over a set
 
 
@@ -137,7 +137,7 @@ def _initial_entry(key: Array, frame: Frame, channels: int) -> dict[str, Array]:
     keys = iter(jax.random.split(key, len(tables) + len(numbers)))
     return {
         **{name: jax.random.normal(next(keys), (n, channels)) for name, n in tables.items()},
-        **{name: _matrix(next(keys), n, channels) for name, n in numbers.items()},
+        **{name: initial_matrix(next(keys), n, channels) for name, n in numbers.items()},
     }
 
 
@@ -176,19 +176,15 @@ def _sum(values: Float[Array, "x f"], segment: Any, count: int) -> Float[Array, 
     return jax.ops.segment_sum(values, segment, count)
 
 
-def _matrix(key: Array, inputs: int, outputs: int) -> Float[Array, "i o"]:
-    return jax.random.normal(key, (inputs, outputs)) / jnp.sqrt(inputs)
-
-
 # ----------------------------------------------------------------------------------------- rounds
 def _initial_cell(key: Array, channels: int, ends: int, received: int) -> dict[str, Array]:
     """Weights of one update of edges and nodes: what ends give to edges, and nodes receive."""
     of_edges, of_ends, of_nodes = jax.random.split(key, 3)
     return {
-        "edges": _matrix(of_edges, channels, channels),
-        "ends": _matrix(of_ends, channels, ends * channels),
+        "edges": initial_matrix(of_edges, channels, channels),
+        "ends": initial_matrix(of_ends, channels, ends * channels),
         "edge_bias": jnp.zeros(channels),
-        "nodes": _matrix(of_nodes, (1 + received) * channels, channels),
+        "nodes": initial_matrix(of_nodes, (1 + received) * channels, channels),
         "node_bias": jnp.zeros(channels),
         "gain": jnp.ones(channels),
     }
@@ -204,8 +200,7 @@ def _updated_nodes(
     params: dict[str, Array], nodes: Float[Array, "n f"], received: list[Float[Array, "n 2f"]]
 ) -> Float[Array, "n f"]:
     x = jnp.concatenate([nodes, *received], axis=1) @ params["nodes"]
-    scale = jax.lax.rsqrt(jnp.square(x).mean(axis=1, keepdims=True) + NORM_FLOOR)
-    return nodes + jax.nn.relu(x * scale * params["gain"] + params["node_bias"])
+    return nodes + jax.nn.relu(normalised(x) * params["gain"] + params["node_bias"])
 
 
 def _received(

@@ -14,12 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from zoogen.models.heads import VARIANCE_FLOOR
+from zoogen.models.heads import VARIANCE_FLOOR, initial_matrix
 from zoogen.models.model import Body, Footprint
 from zoogen.models.modulation import initial_modulation, modulated, normalised
 from zoogen.models.tokens import Tokens, detokenise, tokenise
-
-Matrix = Float[Array, "i o"]
 
 
 class Sizes(NamedTuple):
@@ -66,7 +64,7 @@ def token_attention(tokens: Tokens, sizes: Sizes) -> Body:
         return {
             "entry": _initial_entry(of_entry, tokens, sizes),
             "layers": [_initial_layer(k, sizes) for k in of_layers],
-            "exit": _matrix(of_exit, sizes.channels, width * sizes.outputs),
+            "exit": initial_matrix(of_exit, sizes.channels, width * sizes.outputs),
         }
 
     def state(params: Any, weights: Float[Array, "b p c"], condition: Float[Array, "b d"]) -> Any:
@@ -84,15 +82,11 @@ def token_attention(tokens: Tokens, sizes: Sizes) -> Body:
                 _summary, numbers)  # fmt: skip
 
 
-def _matrix(key: Array, inputs: int, outputs: int) -> Matrix:
-    return jax.random.normal(key, (inputs, outputs)) / math.sqrt(inputs)
-
-
 def _initial_entry(key: Array, tokens: Tokens, sizes: Sizes) -> dict[str, Array]:
     of_numbers, *of_tables = jax.random.split(key, 4)
     tables = {"layer": tokens.layer, "unit": tokens.unit, "part": tokens.part}
     return {
-        "numbers": _matrix(of_numbers, tokens.index.shape[1] * sizes.inputs, sizes.channels),
+        "numbers": initial_matrix(of_numbers, tokens.index.shape[1] * sizes.inputs, sizes.channels),
         **{name: jax.random.normal(k, (place.max() + 1, sizes.channels))
            for (name, place), k in zip(tables.items(), of_tables, strict=True)},
     }  # fmt: skip
@@ -112,11 +106,11 @@ def _initial_layer(key: Array, sizes: Sizes) -> dict[str, Any]:
     return {
         "attention_condition": initial_modulation(sizes.condition, channels),
         "perceptron_condition": initial_modulation(sizes.condition, channels),
-        "attend": _matrix(keys[0], channels, 3 * channels),
-        "join": _matrix(keys[1], channels, channels),
-        "hidden": _matrix(keys[2], channels, 4 * channels),
+        "attend": initial_matrix(keys[0], channels, 3 * channels),
+        "join": initial_matrix(keys[1], channels, channels),
+        "hidden": initial_matrix(keys[2], channels, 4 * channels),
         "hidden_bias": jnp.zeros(4 * channels),
-        "back": _matrix(keys[3], 4 * channels, channels),
+        "back": initial_matrix(keys[3], 4 * channels, channels),
     }
 
 

@@ -10,7 +10,7 @@ grow with the number of weights, and dense blocks of weights stay dense.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from zoogen.models.graphs import HIDDEN, Graph, graph_of
-from zoogen.models.heads import VARIANCE_FLOOR
+from zoogen.models.heads import VARIANCE_FLOOR, initial_matrix
 from zoogen.models.model import Body, Footprint
 from zoogen.models.modulation import initial_modulation, modulated, normalised
 from zoogen.params import ParamSpec
@@ -136,10 +136,6 @@ def _blocks(graph: Graph) -> Iterator[_Block]:
         yield _Block(*pair, owned, np.empty((*owned.shape[:2], 0), int))
 
 
-def _matrix(key: Array, inputs: int, outputs: int) -> Matrix:
-    return jax.random.normal(key, (inputs, outputs)) / math.sqrt(max(1, inputs))
-
-
 def _by_set(graph: Graph, units: Float[Array, "b n f"]) -> list[Float[Array, "b u f"]]:
     return jnp.split(units, [node_set.begin for node_set in graph.sets[1:]], axis=1)
 
@@ -151,17 +147,24 @@ def _initial_entry(
     """Identities: one per terminal, one per set of hidden units, one per block."""
     of_sets, of_blocks, of_values, of_entries = jax.random.split(key, 4)
     own = graph.values.shape[1] * sizes.inputs
-    identities = [1 if s.role == HIDDEN else s.size for s in graph.sets]
+    places = [1 if s.role == HIDDEN else s.size for s in graph.sets]
+    numbers = [block.entries.shape[-1] * sizes.inputs for block in blocks]
     return {
-        "sets": [jax.random.normal(jax.random.fold_in(of_sets, i), (n, sizes.channels))
-                 for i, n in enumerate(identities)],
-        "values": [_matrix(jax.random.fold_in(of_values, i), own, sizes.channels)
-                   for i in range(len(graph.sets))],
-        "blocks": [jax.random.normal(jax.random.fold_in(of_blocks, i), (2, sizes.edges))
-                   for i in range(len(blocks))],
-        "entries": [_matrix(jax.random.fold_in(of_entries, i), block.entries.shape[-1]
-                            * sizes.inputs, sizes.edges) for i, block in enumerate(blocks)],
-    }  # fmt: skip
+        "sets": _drawn(jax.random.normal, of_sets, [(n, sizes.channels) for n in places]),
+        "values": _drawn(_initial, of_values, [(own, sizes.channels)] * len(graph.sets)),
+        "blocks": _drawn(jax.random.normal, of_blocks, [(2, sizes.edges)] * len(blocks)),
+        "entries": _drawn(_initial, of_entries, [(n, sizes.edges) for n in numbers]),
+    }
+
+
+def _drawn(
+    draw: Callable[[Array, tuple[int, int]], Matrix], key: Array, shapes: list[tuple[int, int]]
+) -> list[Matrix]:
+    return [draw(jax.random.fold_in(key, i), shape) for i, shape in enumerate(shapes)]
+
+
+def _initial(key: Array, shape: tuple[int, int]) -> Matrix:
+    return initial_matrix(key, *shape)
 
 
 def _enter(
@@ -195,14 +198,14 @@ def _initial_layer(key: Array, sizes: Sizes) -> dict[str, Any]:
     return {
         "unit_condition": initial_modulation(sizes.condition, channels),
         "edge_condition": initial_modulation(sizes.condition, edges),
-        "ends": _matrix(keys[0], channels, 2 * edges),
-        "values": _matrix(keys[1], channels, 2 * channels),
-        "edges": _matrix(keys[2], edges, edges),
+        "ends": initial_matrix(keys[0], channels, 2 * edges),
+        "values": initial_matrix(keys[1], channels, 2 * channels),
+        "edges": initial_matrix(keys[2], edges, edges),
         "edge_bias": jnp.zeros(edges),
-        "scores": _matrix(keys[3], edges, 4 * heads),
-        "units": _matrix(keys[4], read, 2 * channels),
+        "scores": initial_matrix(keys[3], edges, 4 * heads),
+        "units": initial_matrix(keys[4], read, 2 * channels),
         "unit_bias": jnp.zeros(2 * channels),
-        "back": _matrix(keys[5], 2 * channels, channels),
+        "back": initial_matrix(keys[5], 2 * channels, channels),
     }
 
 
@@ -271,16 +274,14 @@ def _initial_exit(
     key: Array, graph: Graph, blocks: tuple[_Block, ...], sizes: Sizes
 ) -> dict[str, Any]:
     of_edges, of_units, of_skips = jax.random.split(key, 3)
-    values = graph.values.shape[1]
-    numbers = [block.entries.shape[-1] for block in blocks]
+    own = graph.values.shape[1] * sizes.outputs
+    numbers = [block.entries.shape[-1] * sizes.outputs for block in blocks]
     return {
-        "units": [_matrix(jax.random.fold_in(of_units, i), sizes.channels, values * sizes.outputs)
-                  for i in range(len(graph.sets))],
-        "edges": [_matrix(jax.random.fold_in(of_edges, i), sizes.edges, n * sizes.outputs)
-                  for i, n in enumerate(numbers)],
-        "skips": _matrix(of_skips, sizes.inputs, sizes.outputs),
+        "units": _drawn(_initial, of_units, [(sizes.channels, own)] * len(graph.sets)),
+        "edges": _drawn(_initial, of_edges, [(sizes.edges, n) for n in numbers]),
+        "skips": initial_matrix(of_skips, sizes.inputs, sizes.outputs),
         "condition": initial_modulation(sizes.condition, sizes.outputs),
-    }  # fmt: skip
+    }
 
 
 def _exit(

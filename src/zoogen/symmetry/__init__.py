@@ -6,11 +6,13 @@ from zoogen.symmetry.check import Finding, check_symmetry
 from zoogen.symmetry.elements import Element, apply, compose, identity, invert, random_element
 from zoogen.symmetry.matching import Matching
 from zoogen.symmetry.populations import Aligned, align_members, align_population
+from zoogen.symmetry.sinkhorn import Descent, sinkhorn_matching
 from zoogen.symmetry.weights import weight_matching
 
 __all__ = [
     "Aligned",
     "Canonical",
+    "Descent",
     "Element",
     "Finding",
     "Matching",
@@ -24,5 +26,6 @@ __all__ = [
     "identity",
     "invert",
     "random_element",
+    "sinkhorn_matching",
     "weight_matching",
 ]

@@ -1,5 +1,12 @@
 """Models on weights: pure functions that read the weights of other networks."""
 
+from zoogen.models.augment import (
+    Partners,
+    matched_partners,
+    mix,
+    mixup,
+    random_equivalents,
+)
 from zoogen.models.equivariant import (
     STACKS,
     Stack,
@@ -28,6 +35,7 @@ __all__ = [
     "GraphBatch",
     "GraphStack",
     "GraphStandard",
+    "Partners",
     "Stack",
     "Standard",
     "TokenStack",
@@ -40,11 +48,15 @@ __all__ = [
     "frame_of",
     "graph_model",
     "graph_of",
+    "matched_partners",
     "mean_of_networks",
+    "mix",
+    "mixup",
     "network_model",
     "of_one_spec",
     "parameter_model",
     "permutable_terminals",
+    "random_equivalents",
     "standardise",
     "standardise_graphs",
     "token_model",

@@ -30,8 +30,10 @@ from zoogen.studies import (
     write_study,
 )
 from zoogen.studies.cohort import Probe, accuracy
+from zoogen.studies.compositions import compose_tasks, shifted
 from zoogen.studies.estimates import compare_members
 from zoogen.studies.pruning import kept, pruned, retrain
+from zoogen.studies.stars import star
 from zoogen.studies.trainees import config_of, members_of, trainees
 from zoogen.studies.transfer import transferred
 from zoogen.zoo import Zoo, open_zoo
@@ -393,6 +395,59 @@ def test_what_fits_is_transferred_and_the_rest_is_fresh(seed: int) -> None:
         np.testing.assert_array_equal(value, before[name] if fits else np.zeros_like(value))
     same = transferred(NETWORK.spec, values, NETWORK.spec, vectors(2, seed + 9))
     np.testing.assert_array_equal(same, values)
+
+
+# ------------------------------------------------------------------------- stars and task vectors
+def test_a_star_of_twins_that_is_not_trained_is_the_member(
+    people: Trainees, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twins lie in one place once they are aligned, and so does their mean."""
+    monkeypatch.setattr("zoogen.studies.stars.star_model", lambda net, m, *_, **__: m.mean(axis=1))
+    spec, weights = people.subjects.network.spec, last(people)
+    member = weights[0]
+    twins = np.stack(
+        [spec.permute(member, spec.random_permutation(i)) for i in range(len(weights))]
+    )
+    same = replace(people.subjects, weights=lambda s: twins)
+    rows = pd.DataFrame(star(replace(people, subjects=same)))
+    wanted = people.subjects.accuracy(member[None])[0]
+    assert rows["setting"].nunique() == 2
+    assert np.allclose(rows[["accuracy", "reference"]], wanted, atol=0.011)
+    assert np.allclose(rows["gain"], 0, atol=0.011), "one example may flip by rounding"
+
+
+def test_a_trained_star_lies_well_between_the_members_of_its_cell(zoo: Zoo) -> None:
+    rows = run_study("star", zoo).table
+    ends = zoo.members.groupby("cell")["test_accuracy"].min().loc[rows["cell"]].to_numpy()
+    assert (rows["reference"] <= ends + 1e-6).all(), "the ends are on the lines"
+    seen = rows["setting"] == "members it was trained on"
+    assert rows.loc[seen, "gain"].mean() > 0
+
+
+def test_vectors_of_nothing_change_nothing(
+    people: Trainees, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    still = lambda members, weights: np.stack([weights] * 4, axis=1)  # noqa: E731
+    monkeypatch.setattr("zoogen.studies.compositions._fine_tuned", still)
+    rows = pd.DataFrame(compose_tasks(people)).set_index("setting")
+    assert (rows.drop("fine-tuned")["gain"] == 0).all()
+    assert rows.loc["fine-tuned", "gain"].abs().max() > 0
+
+
+def test_learned_coefficients_help_on_a_shift_that_no_vector_was_made_for(zoo: Zoo) -> None:
+    rows = run_study("task-vectors", zoo).table
+    gains = rows.groupby("setting")["gain"].mean()
+    assert gains["learned blocks"] > 0
+    assert (rows["reference"] < stored_accuracy(zoo, rows)).mean() > 0.7, "a harder task"
+
+
+@pytest.mark.parametrize("way", [(0, 1), (0, -1), (1, 0), (-1, 1)])
+def test_shifted_images_come_back_but_for_what_left_the_frame(way: tuple[int, int]) -> None:
+    images = np.random.default_rng(0).integers(1, 255, (3, 2, 9, 16))
+    back = shifted(shifted(images, way), (-way[0], -way[1]))
+    assert ((back == images) | (back == 0)).all()
+    lost = 1 - (1 - abs(way[0]) / 9) * (1 - 2 * abs(way[1]) / 16)
+    assert (back == 0).mean() == pytest.approx(lost)
 
 
 REFUSED = {

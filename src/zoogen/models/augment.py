@@ -128,7 +128,8 @@ def mix(
         [[[0.25, 0.25]], [0.25]]
     """
 
-    def mixed(one: Array, other: Array) -> Array:
+    def mixed(one: Any, other: Any) -> Array:
+        one, other = jnp.asarray(one), jnp.asarray(other)
         along = share.reshape(-1, *[1] * (one.ndim - 1)).astype(one.dtype)
         return along * one + (1 - along) * other
 

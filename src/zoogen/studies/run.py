@@ -15,8 +15,10 @@ from zoogen.progress import Advance, Reporter, silent
 from zoogen.report import ReportData, data_of
 from zoogen.studies.averaging import average_seeds, average_snapshots, ensemble
 from zoogen.studies.cohort import subjects
+from zoogen.studies.compositions import compose_tasks
 from zoogen.studies.estimates import Estimate
 from zoogen.studies.pruning import prune
+from zoogen.studies.stars import star
 from zoogen.studies.trainees import trainees
 from zoogen.studies.transfer import fine_tune
 
@@ -75,6 +77,18 @@ STUDIES = {
         "members trained on to another data set, against the same training from their "
         "initialisation",
         "after {}", "a member that did not diverge", trains=True, overridden=True, accuracy=True,
+    ),
+    "star": Kind(
+        star,
+        "lowest accuracy on the lines from a star model to members of its cell, against lines "
+        "between aligned members",
+        "to {}", "two members that did not diverge", trains=True, accuracy=True,
+    ),
+    "task-vectors": Kind(
+        compose_tasks,
+        "members plus task vectors of shifted images, for another shift of which a few examples "
+        "are seen, against the member as it is",
+        "{}", "a member that did not diverge", trains=True, accuracy=True,
     ),
 }  # fmt: skip
 """Name → :class:`Kind`."""

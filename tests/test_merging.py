@@ -25,7 +25,7 @@ from zoogen.merging import (
 )
 from zoogen.merging.descent import descend
 from zoogen.networks import build_network
-from zoogen.symmetry import apply, random_element, weight_matching
+from zoogen.symmetry import apply, random_element, sinkhorn_matching, weight_matching
 
 SEEDS = pytest.mark.parametrize("seed", [0, 1, 2])
 NETWORKS = {
@@ -116,6 +116,21 @@ def test_alignment_and_repair_lower_the_barriers_of_trained_members():
     for name in ("loss_barrier", "accuracy_barrier"):
         raw, aligned, repaired = (getattr(line, name).mean() for line in lines)
         assert raw > aligned > repaired, name
+
+
+@pytest.mark.slow
+def test_matching_by_loss_lowers_barriers_more_than_matching_by_weights():
+    members, network = trained(), network_of("mlp")
+    first, second = np.triu_indices(4, 1)
+    by_loss = sinkhorn_matching(
+        network.spec, members[first], members[second], loss_of(network), *digits()[0]
+    )
+    by_weights, found = (
+        barriers(network, members[first], members[second], *digits()[1], matching=matching)
+        for matching in (None, by_loss)
+    )
+    assert (by_loss.after > by_loss.before).all()
+    assert found.aligned.loss_barrier.mean() < 0.7 * by_weights.aligned.loss_barrier.mean()
 
 
 # ----------------------------------------------------------------------------------------- repair

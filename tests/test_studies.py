@@ -420,7 +420,7 @@ def test_a_trained_star_lies_well_between_the_members_of_its_cell(zoo: Zoo) -> N
     rows = run_study("star", zoo).table
     ends = zoo.members.groupby("cell")["test_accuracy"].min().loc[rows["cell"]].to_numpy()
     assert (rows["reference"] <= ends + 1e-6).all(), "the ends are on the lines"
-    seen = rows["setting"] == "members it was trained on"
+    seen = rows["setting"] == "own members"
     assert rows.loc[seen, "gain"].mean() > 0
 
 

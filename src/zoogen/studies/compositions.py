@@ -53,7 +53,7 @@ def compose_tasks(members: Trainees) -> Iterator[Estimate]:
     target = replace(subjects, probe=subjects.probe._replace(images=moved))
     before = target.accuracy(last)
     ways: dict[str, Callable[[], Float[np.ndarray, "m p"]]] = {
-        "best single vector": lambda: _best_scaled(network, last, vectors, few),
+        "best single": lambda: _best_scaled(network, last, vectors, few),
         "scaled sum": lambda: _best_scaled(network, last, vectors.sum(axis=1, keepdims=True), few),
         "learned blocks": lambda: add_vectors(
             network.spec, last, vectors, learn_coefficients(network, last, vectors, *few)

@@ -82,7 +82,7 @@ STUDIES = {
         star,
         "lowest accuracy on the lines from a star model to members of its cell, against lines "
         "between aligned members",
-        "to {}", "two members that did not diverge", trains=True, accuracy=True,
+        "{}", "two members that did not diverge", trains=True, accuracy=True,
     ),
     "task-vectors": Kind(
         compose_tasks,

@@ -42,8 +42,8 @@ def star(members: Trainees) -> Iterator[Estimate]:
             held_out[places], training[places], chords[places] = found
         members.on_members(len(places))
     for setting, lowest in (
-        ("members it was trained on", training),
-        ("a held-out member", held_out),
+        ("own members", training),
+        ("held out", held_out),
     ):
         yield from compare_members(cells, setting, lowest, chords)
 

@@ -323,9 +323,9 @@ def test_wrong_blocks_are_caught(family):
 @pytest.mark.parametrize(
     ("activation", "claim", "message"),
     [
-        ("relu", "none", "positive leaves the logits unchanged"),
+        ("relu", "none", "positive leaves the outputs unchanged"),
         ("relu", "sign", "sign should leave"),
-        ("tanh", "none", "sign leaves the logits unchanged"),
+        ("tanh", "none", "sign leaves the outputs unchanged"),
         ("tanh", "positive", "positive should leave"),
         ("gelu", "positive", "positive should leave"),
         ("sigmoid", "sign", "sign should leave"),

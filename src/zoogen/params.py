@@ -67,7 +67,8 @@ class Group:
         name: as it stands in :class:`Axis`.
         size: number of units.
         scaling: continuous symmetry that the activation adds: ``positive`` (relu, leaky relu:
-            incoming weights × s, outgoing ÷ s for s > 0), ``sign`` (tanh), or ``none``.
+            incoming weights × s, outgoing ÷ s for s > 0), ``sign`` (tanh), ``nonzero`` (units
+            that are read as they are, as an attention layer's values), or ``none``.
         parent: group whose units own equal shares of consecutive units of this one, as the heads
             of an attention layer own their dimensions: a parent's units move as a whole, and each
             may order its own share. ``None`` where all units are exchangeable.

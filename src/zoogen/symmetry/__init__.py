@@ -7,6 +7,7 @@ from zoogen.symmetry.elements import Element, apply, compose, identity, invert, 
 from zoogen.symmetry.matching import Matching
 from zoogen.symmetry.populations import Aligned, align_members, align_population
 from zoogen.symmetry.sinkhorn import Descent, sinkhorn_matching
+from zoogen.symmetry.tracing import Traced, trace_spec
 from zoogen.symmetry.weights import weight_matching
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Element",
     "Finding",
     "Matching",
+    "Traced",
     "activation_matching",
     "align_members",
     "align_population",
@@ -27,5 +29,6 @@ __all__ = [
     "invert",
     "random_element",
     "sinkhorn_matching",
+    "trace_spec",
     "weight_matching",
 ]

@@ -32,12 +32,12 @@ class Canonical(NamedTuple):
 def canonical(spec: ParamSpec, values: Float[np.ndarray, "*m p"]) -> Canonical:
     """The representative of each member's orbit: scale normalised, units sorted, signs fixed.
 
-    1. *Scale* (positive groups, in the order of the spec): incoming weights and bias of every
-       unit have norm 1; a unit whose incoming weights are all zero keeps its scale.
+    1. *Scale* (positive and nonzero groups, in the order of the spec): incoming weights and bias of
+       every unit have norm 1; a unit whose incoming weights are all zero keeps its scale.
     2. *Order*: units descend by the norm of all weights that they own, incoming and outgoing,
        which neither a permutation nor a sign changes.
-    3. *Sign* (sign groups, in the order of the spec): of a unit's incoming weights and bias, the
-       entry of largest magnitude is positive.
+    3. *Sign* (sign and nonzero groups, in the order of the spec): of a unit's incoming weights and
+       bias, the entry of largest magnitude is positive.
 
     The result computes the same function, is its own canonical form, and is the same for all
     equivalent members up to rounding, for networks whose groups are declared before those that
@@ -69,8 +69,8 @@ def canonical(spec: ParamSpec, values: Float[np.ndarray, "*m p"]) -> Canonical:
 
 def _steps(spec: ParamSpec) -> Iterator[Callable[[Parts], Element]]:
     """What to do one after another, each given the result of the steps before."""
-    scaled = [g.name for g in spec.groups.values() if g.scaling == "positive"]
-    signed = [g.name for g in spec.groups.values() if g.scaling == "sign"]
+    scaled = [g.name for g in spec.groups.values() if g.scaling in ("positive", "nonzero")]
+    signed = [g.name for g in spec.groups.values() if g.scaling in ("sign", "nonzero")]
     yield from (partial(_normalise, spec, group) for group in scaled)
     yield partial(_sort, spec)
     yield from (partial(_fix_sign, spec, group) for group in signed)

@@ -14,13 +14,18 @@ from jaxtyping import Array, Float, Int
 
 from zoogen.errors import ConfigError
 from zoogen.networks import Network
-from zoogen.networks.architecture import Apply
-from zoogen.params import Group, Params, ParamSpec, nested_order
+from zoogen.params import Group, ParamSpec, nested_order
 from zoogen.symmetry.elements import Element, apply
 from zoogen.symmetry.units import places
 
 TOLERANCES = {"float32": 1e-5, "float64": 1e-10}
 ELEMENTS = 3
+CLAIMS = {
+    "none": ("permutation",),
+    "positive": ("permutation", "positive"),
+    "sign": ("permutation", "sign"),
+    "nonzero": ("permutation", "positive", "sign"),
+}
 
 
 class Finding(NamedTuple):
@@ -66,32 +71,62 @@ def check_symmetry(
         >>> [(f.group, f.kind, f.claimed) for f in check_symmetry(network)][:2]
         [('hidden0', 'permutation', True), ('hidden0', 'positive', True)]
     """
-    dtype = jnp.result_type(float)
-    allowed = TOLERANCES[dtype.name] if tolerance is None else tolerance
-    findings = _findings(network, np.random.default_rng(seed), dtype)
-    for finding in findings:
-        # "not ≤" so that logits that are not finite fail, too
-        if finding.claimed and not finding.error <= allowed:
-            raise ConfigError(
-                f"spec of {network.config.family!r}, group {finding.group!r}: {finding.kind} "
-                f"should leave the logits unchanged, but they change by {finding.error:.1e} of "
-                f"their scale (allowed {allowed:.0e}); correct the axes that name this group, or "
-                "its scaling"
-            )
+    rng, dtype = np.random.default_rng(seed), jnp.result_type(float)
+    allowed = tolerance_of(dtype) if tolerance is None else tolerance
+    spec, what = network.spec, f"spec of {network.config.family!r}"
+    member = random_member(spec, rng)
+    images = jnp.asarray(rng.normal(size=(5, *network.image_shape)), dtype)
+    findings = findings_of(spec, network.apply, spec.unflatten, (images,), member, rng)
+    refuse_wrong_claims(what, findings, allowed)
     for finding in findings:
         if not finding.claimed and finding.error <= allowed:
             raise ConfigError(
-                f"spec of {network.config.family!r}, group {finding.group!r}: {finding.kind} "
-                f"leaves the logits unchanged, but the spec does not say so; set its scaling to "
-                f"{finding.kind!r}"
+                f"{what}, group {finding.group!r}: {finding.kind} leaves the outputs unchanged, "
+                f"but the spec does not say so; set its scaling to {finding.kind!r}, or to "
+                "'nonzero' if any factor but zero leaves them"
             )
     return findings
 
 
-def _findings(network: Network, rng: np.random.Generator, dtype: Any) -> tuple[Finding, ...]:
-    spec = network.spec
-    vector = _random_member(spec, rng)
-    images = jnp.asarray(rng.normal(size=(5, *network.image_shape)), dtype)
+def tolerance_of(dtype: Any) -> float:
+    """Largest change, relative to the largest output, that counts as rounding."""
+    return TOLERANCES[jnp.dtype(dtype).name]
+
+
+def refuse_wrong_claims(what: str, findings: tuple[Finding, ...], allowed: float) -> None:
+    """Refuse claimed symmetries that change the outputs.
+
+    Raises:
+        ConfigError: naming the group whose label is wrong.
+    """
+    for finding in findings:
+        # "not ≤" so that outputs that are not finite fail, too
+        if finding.claimed and not finding.error <= allowed:
+            raise ConfigError(
+                f"{what}, group {finding.group!r}: {finding.kind} should leave the outputs "
+                f"unchanged, but they change by {finding.error:.1e} of their scale (allowed "
+                f"{allowed:.0e}); correct the axes that name this group, or its scaling"
+            )
+
+
+def findings_of(
+    spec: ParamSpec,
+    function: Callable[..., Any],
+    unflatten: Callable[[Float[np.ndarray, "m p"]], Any],
+    inputs: tuple[Any, ...],
+    member: Float[np.ndarray, " p"],
+    rng: np.random.Generator,
+) -> tuple[Finding, ...]:
+    """Try random elements of every kind on every group.
+
+    Args:
+        spec: what is claimed.
+        function: ``(params, *inputs) → outputs``, any pytree of numbers.
+        unflatten: flat weights ``[m p]`` → the function's params of m members.
+        inputs: of the function.
+        member: flat weights that elements act on.
+        rng: draws the elements.
+    """
     trials = [
         (group, kind)
         for group in spec.groups.values()
@@ -99,19 +134,20 @@ def _findings(network: Network, rng: np.random.Generator, dtype: Any) -> tuple[F
         if (group.size > 1 if kind == "permutation" else any(places(spec, group.name)))
     ]
     elements = [_ACTIONS[kind](spec, group, rng) for group, kind in trials for _ in range(ELEMENTS)]
-    members = np.stack([vector, *[apply(spec, element, vector) for element in elements]])
-    params = spec.unflatten(jnp.asarray(members, dtype))
-    logits = np.asarray(_program(network.apply)(params, images))
-    changes = np.abs(logits[1:] - logits[0]).max(axis=(1, 2)) / np.abs(logits[0]).max()
+    members = np.stack([member, *[apply(spec, element, member) for element in elements]])
+    params = unflatten(members.astype(jnp.result_type(float)))
+    outputs = np.asarray(_program(function)(params, *inputs))
+    with np.errstate(invalid="ignore"):
+        changes = np.abs(outputs[1:] - outputs[0]).max(axis=1) / np.abs(outputs[0]).max()
     errors = changes.reshape(len(trials), ELEMENTS)
     # A symmetry holds for all elements; without one, a single change is proof enough.
     return tuple(
-        Finding(group.name, kind, kind in ("permutation", group.scaling), float(error.max()))
+        Finding(group.name, kind, kind in CLAIMS[group.scaling], float(error.max()))
         for (group, kind), error in zip(trials, errors, strict=True)
     )
 
 
-def _random_member(spec: ParamSpec, rng: np.random.Generator) -> Float[np.ndarray, " p"]:
+def random_member(spec: ParamSpec, rng: np.random.Generator) -> Float[np.ndarray, " p"]:
     """Weights that keep signals large through all layers, and biases that are not zero."""
     draws = {p.name: rng.normal(size=p.shape) for p in spec.parameters}
     fans = {p.name: max(1, math.prod(p.shape[1:])) for p in spec.parameters}
@@ -122,11 +158,15 @@ def _random_member(spec: ParamSpec, rng: np.random.Generator) -> Float[np.ndarra
 
 
 @lru_cache(maxsize=16)
-def _program(function: Apply) -> Callable[[Params, Array], Array]:
+def _program(function: Callable[..., Any]) -> Callable[..., Float[Array, "m o"]]:
     """Compiled for the parameters of several members, whatever their spec says."""
 
-    def run(params: Params, images: Array) -> Float[Array, "m b k"]:
-        return jax.lax.map(lambda member: function(member, images), params)
+    def run(params: Any, *inputs: Any) -> Float[Array, "m o"]:
+        def outputs(member: Any) -> Float[Array, " o"]:
+            leaves = jax.tree.leaves(function(member, *inputs))
+            return jnp.concatenate([leaf.reshape(-1) for leaf in leaves])
+
+        return jax.lax.map(outputs, params)
 
     return jax.jit(run)
 

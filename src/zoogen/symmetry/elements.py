@@ -39,8 +39,8 @@ class Element:
 
     Attributes:
         permutations: group → order of its units, ``[*m, units]``; groups left out stay.
-        factors: group → factor of each unit, ``[*m, units]``: positive or ±1, as the group's
-            ``scaling`` allows; groups left out keep their scale.
+        factors: group → factor of each unit, ``[*m, units]``: positive, ±1 or any but zero, as
+            the group's ``scaling`` allows; groups left out keep their scale.
     """
 
     permutations: Mapping[str, Int[Numbers, "*m units"]]
@@ -101,6 +101,9 @@ def random_element(
             factors[name] = 1 - 2 * (normal < 0).astype(normal.dtype)
         elif group.scaling == "positive":
             factors[name] = array_module(normal).exp(spread * normal)
+        elif group.scaling == "nonzero":
+            xp = array_module(normal)
+            factors[name] = xp.where(normal < 0, -1, 1) * xp.exp(spread * normal)
     return Element(orders, factors)
 
 

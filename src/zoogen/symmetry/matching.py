@@ -67,7 +67,7 @@ def complete(spec: ParamSpec, start: Element, pairs: int) -> Element:
 
 
 def is_signed(spec: ParamSpec, group: str) -> bool:
-    return spec.groups[group].scaling == "sign"
+    return spec.groups[group].scaling in ("sign", "nonzero")
 
 
 def comparable(a: np.ndarray, b: np.ndarray) -> Bool[np.ndarray, " q"]:

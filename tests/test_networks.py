@@ -29,6 +29,8 @@ NETWORKS = [
     (NetworkConfig(family="cnn", width=4, depth=2, activation="sigmoid"), (1, 8, 8)),
     (NetworkConfig(family="lenet", width=8), COLOUR),
     (NetworkConfig(family="lenet", width=3, activation="tanh"), (1, 21, 24)),
+    (NetworkConfig(family="resnet", width=4), (3, 9, 8)),
+    (NetworkConfig(family="vit", width=6, depth=1, activation="gelu"), (1, 8, 8)),
 ]
 ALL = pytest.mark.parametrize(
     ("config", "shape"), NETWORKS, ids=[f"{c.family}-{c.activation}" for c, _ in NETWORKS]
@@ -68,6 +70,9 @@ def flat_params(network, seed=0):
         (NetworkConfig(family="cnn", width=16), GREY, 4_970),
         (NetworkConfig(family="lenet", width=8), GREY, 2_464),
         (NetworkConfig(family="lenet", width=8), COLOUR, 2_864),
+        # 144 + 16 + 2 blocks of 2 × (32 + 2,320) + 32 + 170; 272 + 784 + 2 × 2,208 + 32 + 170
+        (NetworkConfig(family="resnet", width=16), GREY, 9_770),
+        (NetworkConfig(family="vit", width=16), GREY, 5_674),
     ],
 )
 def test_published_architectures_have_their_published_size(config, shape, parameters):
@@ -126,7 +131,9 @@ def test_scaling_units_leaves_logits_exactly_where_the_spec_says(config, shape):
     spec = compiled(config, shape)[0].spec
     vector = flat_params(compiled(config, shape)[0])
     for group in spec.groups.values():
-        factor = {"positive": 1.7, "sign": -1.0, "none": -1.7}[group.scaling]
+        if not any(axis.group == group.name for p in spec.parameters for axis in p.axes):
+            continue  # heads have no entries of their own
+        factor = {"positive": 1.7, "sign": -1.0, "nonzero": -1.7, "none": -1.7}[group.scaling]
         scaled = spec.flatten(scale_units(spec, spec.unflatten(vector), group.name, factor))
         before, after = logits_of(config, shape, [vector, scaled])
         # Of the largest logit: a small one is a difference of large sums, in single precision.
@@ -203,6 +210,17 @@ def test_init_depends_on_key_and_scale_only_and_biases_are_zero():
             assert not np.array_equal(one[name], other[name])
 
 
+@pytest.mark.parametrize("family", ["resnet", "vit"])
+def test_norms_begin_as_the_identity_at_every_scale(family):
+    network = build_network(NetworkConfig(family=family, width=4), (1, 8, 8), 3)
+    params = jax.jit(network.init)(jax.random.key(0), 3.0)
+    vectors = {p.name for p in network.spec.parameters if len(p.axes) == 1}
+    scales = {name for name in vectors if name.endswith("weight")}
+    assert len(scales) == 5
+    for name in vectors:
+        assert (np.asarray(params[name]) == (name in scales)).all()
+
+
 def test_vmapped_members_equal_single_ones():
     config, shape = NETWORKS[3]
     network, _ = compiled(config, shape)
@@ -226,9 +244,13 @@ def test_equal_arguments_build_once():
         (NetworkConfig(family="lenet"), (1, 28, 19), ["network.family", "28×19"]),
         (NetworkConfig(family="cnn"), (1, 8, 8), ["network.depth", "8×8", "conv2", "'same'"]),
         (NetworkConfig(family="cnn", depth=1), (1, 2, 9), ["network.depth", "2×9", "'same'"]),
+        (NetworkConfig(family="vit"), (1, 9, 8), ["network.family", "9×8", "2×2", "resnet"]),
+        (NetworkConfig(family="vit", heads=3), (1, 8, 8), ["network.heads", "3 heads", "16"]),
     ],
 )
-def test_too_small_images_are_refused_with_key_size_and_action(config, shape, words):
+def test_images_and_widths_that_do_not_fit_are_refused_with_key_size_and_action(
+    config, shape, words
+):
     with pytest.raises(ConfigError) as error:
         build_network(config, shape, 10)
     for word in words:
@@ -274,9 +296,59 @@ def torch_twin(torch, network):
         options = {"stride": 2, "padding": 1 if config.padding == "same" else 0}
         body = [module for name in convs for module in (conv(name, **options), act)]
         return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear("output"))
+    if config.family in ("resnet", "vit"):
+        return residual_twin(torch, config, shapes, act, conv)
     pooled = [m for name in convs[:2] for m in (conv(name), nn.MaxPool2d(2), act)]
     head = [conv("conv2"), act, nn.Flatten(), linear("hidden"), act, linear("output")]
     return nn.Sequential(*pooled, *head)
+
+
+def residual_twin(torch, config, shapes, act, conv):
+    """Modules in the order of the parameters, and one function that joins them."""
+    nn, width = torch.nn, config.width
+    owners = dict.fromkeys(name.rpartition(".")[0] for name in shapes)
+
+    def module(name):
+        rank, biased = len(shapes[f"{name}.weight"]), f"{name}.bias" in shapes
+        if rank == 1:
+            return nn.GroupNorm(1, width) if config.family == "resnet" else nn.LayerNorm(width)
+        if rank == 4:
+            return conv(name, padding=1, stride=2 if name == "stem" else 1)
+        out, inputs = shapes[f"{name}.weight"]
+        return nn.Linear(inputs, out, bias=biased)
+
+    class Twin(nn.Module):
+        def __init__(self):
+            super().__init__()
+            for name in owners:
+                self.add_module(name.replace(".", "_"), module(name))
+
+        def forward(self, x):
+            blocks = sorted({name.split(".")[0] for name in owners if name.startswith("block")})
+            part = lambda name: getattr(self, name.replace(".", "_"))  # noqa: E731
+            if config.family == "resnet":
+                x = self.stem(x)
+                for block in blocks:
+                    inner = part(f"{block}.conv0")(act(part(f"{block}.norm0")(x)))
+                    x = x + part(f"{block}.conv1")(act(part(f"{block}.norm1")(inner)))
+                return self.output(act(self.norm(x)).mean((2, 3)))
+            weight = self.embed.weight.reshape(width, -1, 2, 2)
+            x = nn.functional.conv2d(x, weight, self.embed.bias, stride=2).flatten(2)
+            x = (x + self.places.weight).transpose(1, 2)
+            for block in blocks:
+                read = part(f"{block}.norm0")(x)
+                q, k, v = (
+                    part(f"{block}.{name}")(read)
+                    .unflatten(-1, (config.heads or 2, -1))
+                    .transpose(1, 2)
+                    for name in ("query", "key", "value")
+                )
+                heads = nn.functional.scaled_dot_product_attention(q, k, v)
+                x = x + part(f"{block}.mix")(heads.transpose(1, 2).flatten(2))
+                x = x + part(f"{block}.down")(act(part(f"{block}.up")(part(f"{block}.norm1")(x))))
+            return self.output(self.norm(x).mean(1))
+
+    return Twin()
 
 
 def load_flat(torch, module, vector):

@@ -35,6 +35,7 @@ NETWORKS = {
     "cnn-gelu": (NetworkConfig(family="cnn", width=3, depth=2, activation="gelu"), (1, 8, 8), 2),
     "lenet": (NetworkConfig(family="lenet", width=4), (1, 24, 21), 3),
     "lenet-tanh": (NetworkConfig(family="lenet", width=4, activation="tanh"), (1, 21, 24), 3),
+    "resnet": (NetworkConfig(family="resnet", width=4, activation="silu"), (2, 6, 6), 3),
 }
 ALL = pytest.mark.parametrize("name", NETWORKS)
 
@@ -258,6 +259,14 @@ def test_specs_claim_exactly_what_their_functions_do(name):
         assert finding.claimed == (finding.error <= 1e-5)
 
 
+def test_a_transformers_spec_claims_exactly_what_its_function_does():
+    network = build_network(NetworkConfig(family="vit", width=6), (1, 6, 6), 3)
+    found = check_symmetry(network)
+    assert {f.group for f in found} == set(network.spec.groups)
+    for finding in found:
+        assert finding.claimed == (finding.error <= 1e-5)
+
+
 @pytest.mark.parametrize("name", ["mlp-tanh", "cnn", "lenet"])
 def test_claims_hold_in_double_precision(name):
     with jax.enable_x64(True):
@@ -270,6 +279,7 @@ BROKEN = {
     "mlp": build_network(NetworkConfig(width=4), (1, 2, 2), 4),
     "cnn": build_network(NetworkConfig(family="cnn", width=3), (3, 15, 15), 3),
     "lenet": build_network(NetworkConfig(family="lenet", width=4), (4, 24, 20), 4),
+    "resnet": build_network(NetworkConfig(family="resnet", width=3, depth=1), (3, 6, 6), 3),
 }
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from zoogen.config import NetworkConfig
 from zoogen.errors import ConfigError
-from zoogen.networks import build_network
+from zoogen.networks import build_network, hidden_names
 from zoogen.networks.layers import ACTIVATIONS
 from zoogen.params import Axis, ParamSpec
 from zoogen.symmetry import (
@@ -35,6 +35,7 @@ CONFIGS = {
     "mlp-tanh": (NetworkConfig(width=16, depth=3, activation="tanh"), (1, 4, 4)),
     "cnn": (NetworkConfig(family="cnn", width=16), (1, 28, 28)),
     "lenet": (NetworkConfig(family="lenet", width=8), (1, 28, 28)),
+    "resnet": (NetworkConfig(family="resnet", width=16), (1, 8, 8)),
     "lenet-blocks": (NetworkConfig(family="lenet", width=8, activation="tanh"), (3, 28, 32)),
 }
 ALL = pytest.mark.parametrize("name", CONFIGS)
@@ -228,7 +229,7 @@ def test_networks_without_hidden_units_are_aligned_already():
 
 
 # ----------------------------------------------------------------------------- activation matching
-@pytest.mark.parametrize("name", ["mlp", "mlp-tanh", "lenet"])
+@pytest.mark.parametrize("name", ["mlp", "mlp-tanh", "lenet", "resnet"])
 def test_planted_elements_are_recovered_from_activations(name):
     network = network_of(name)
     spec = network.spec
@@ -249,7 +250,7 @@ def test_planted_elements_are_recovered_from_activations(name):
     assert (found.after > found.before).all()
 
 
-@pytest.mark.parametrize("name", ["mlp-tanh", "cnn", "lenet"])
+@pytest.mark.parametrize("name", ["mlp-tanh", "cnn", "lenet", "resnet"])
 def test_networks_show_what_their_hidden_units_hold(name):
     network = network_of(name)
     params = network.spec.unflatten(jnp.asarray(normal(network.spec, 1)[0]))
@@ -260,7 +261,7 @@ def test_networks_show_what_their_hidden_units_hold(name):
         assert units.before.shape[:2] == (3, network.spec.groups[group].size)
         after = ACTIVATIONS[network.config.activation](units.before)
         np.testing.assert_allclose(units.after, after, rtol=1e-6)
-    last = hidden[list(network.spec.groups)[-1]].after
+    last = hidden[hidden_names(network)[-1]].after
     pooled = last.reshape(*last.shape[:2], -1).mean(axis=2)
     expected = pooled @ params["output.weight"].T + params["output.bias"]
     np.testing.assert_allclose(expected, logits, rtol=1e-4, atol=1e-4 * np.abs(logits).max())

@@ -31,6 +31,9 @@ DECLARED = [
     ],
     (NetworkConfig(family="lenet", width=4), (1, 24, 21)),
     (NetworkConfig(family="lenet", width=4, activation="tanh"), (1, 24, 21)),
+    (NetworkConfig(family="resnet", width=4), (2, 6, 6)),
+    (NetworkConfig(family="vit", width=6, activation="gelu"), (1, 6, 6)),
+    (NetworkConfig(family="vit", width=6, depth=1, heads=3), (1, 6, 6)),
 ]  # fmt: skip
 
 
@@ -39,7 +42,16 @@ def test_traced_specs_equal_declared_ones(config, shape):
     network = build_network(config, shape, 3)
     params = {p.name: jax.ShapeDtypeStruct(p.shape, float) for p in network.spec.parameters}
     traced = trace_spec(network.apply, params, jax.ShapeDtypeStruct((5, *shape), float))
-    assert traced.spec == network.spec
+    heads = {f"block{i}.query.parent": f"block{i}.heads" for i in range(2)}
+    parents = tuple((g, heads[parent], size) for g, parent, size in traced.spec.parents)
+    named_alike = replace(traced.spec, parents=parents).groups  # a parent's name is free
+    assert traced.spec.parameters == network.spec.parameters
+    assert {n: g.parent for n, g in named_alike.items()} == {
+        n: g.parent for n, g in network.spec.groups.items()
+    }
+    for name, group in network.spec.groups.items():
+        assert named_alike[name].size == group.size
+        assert dict(traced.spec.scalings).get(name, "none") == group.scaling
     assert traced.opaque == ()
     vector = np.arange(network.spec.size)
     named = network.spec.unflatten(vector)

@@ -79,19 +79,24 @@ class NetworkConfig(Section):
 
     Attributes:
         family: ``mlp``; ``cnn`` (the small CNN of Unterthiner et al., 2020); ``lenet`` (the
-            LeNet-like CNN of Schürholt et al., 2022).
-        width: units per hidden layer (mlp), channels per layer (cnn), channels of the first
-            layer (lenet; 8 is the published net, the other layers keep their proportions).
-        depth: hidden layers (mlp) or convolutions (cnn); lenet has a fixed depth.
+            LeNet-like CNN of Schürholt et al., 2022); ``resnet`` (a residual CNN with norms);
+            ``vit`` (a small vision transformer).
+        width: units per hidden layer (mlp), channels per layer (cnn, resnet), channels of the
+            first layer (lenet; 8 is the published net, the other layers keep their proportions),
+            units of the stream (vit).
+        depth: hidden layers (mlp), convolutions (cnn) or blocks (resnet, vit); lenet has a fixed
+            depth.
+        heads: of the vit's attention layers, 2 by default; they divide the width.
         activation: between layers.
         padding: of the cnn's convolutions, ``valid`` (as published) or ``same``.
         init: distribution of the initial weights (``normal`` has standard deviation 0.05).
         init_scale: factor on the initial weights (per member); biases start at zero.
     """
 
-    family: Literal["mlp", "cnn", "lenet"] = "mlp"
+    family: Literal["mlp", "cnn", "lenet", "resnet", "vit"] = "mlp"
     width: int = Field(default=16, ge=1, le=8192)
     depth: int | None = Field(default=None, ge=1, le=64)
+    heads: int | None = Field(default=None, ge=1, le=64)
     activation: Activation = "relu"
     padding: Literal["valid", "same"] | None = None
     init: Init = "he_normal"
@@ -103,6 +108,8 @@ class NetworkConfig(Section):
             raise ValueError("depth: found one, but the lenet family has a fixed depth; remove it")
         if self.family != "cnn" and self.padding is not None:
             raise ValueError(f"padding: found one, but only 'cnn' has it, not {self.family!r}")
+        if self.family != "vit" and self.heads is not None:
+            raise ValueError(f"heads: found some, but only 'vit' has them, not {self.family!r}")
         return self
 
 

@@ -22,7 +22,7 @@ from zoogen.landscape.groups import GROUPS
 from zoogen.landscape.metrics import METRICS, checked_groups
 from zoogen.landscape.programs import empty_rows, member_program, over_rows, pair_program
 from zoogen.landscape.weights import rotating_layers
-from zoogen.networks import Network
+from zoogen.networks import Network, hidden_names
 from zoogen.population import share
 
 Info = dict[str, dict[str, float]]
@@ -157,7 +157,7 @@ def _coords(network: Network, arrays: Arrays) -> dict[str, tuple[Any, ...]]:
     labels = {
         "t": CURVE_POINTS,
         "layer": tuple(layer.name for layer in rotating_layers(network.spec)),
-        "hidden": tuple(network.spec.groups),
+        "hidden": hidden_names(network),
         "quantile": MARGIN_QUANTILES,
     }
     axes = {axis for name in arrays for axis in METRICS[name].axes}

@@ -120,8 +120,10 @@ def _finish_sharpness(taken: Taken) -> Arrays:
 # ------------------------------------------------------------------------------------- capacity
 def _take_path_norm(view: MemberView) -> Raw:
     network = view.task.network
-    params = network.spec.unflatten(view.row.w)
-    return {"path_norm": path_norm(path_twin(network), params, network.image_shape)}
+    params, twin = network.spec.unflatten(view.row.w), path_twin(network)
+    if twin is None:
+        return {"path_norm": jnp.float32(jnp.nan)}
+    return {"path_norm": path_norm(twin, params, network.image_shape)}
 
 
 def _finish_capacity(taken: Taken) -> Arrays:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from zoogen.config import NetworkConfig
@@ -14,15 +16,23 @@ from zoogen.networks.architecture import Apply, Architecture, Forward, Hidden
 from zoogen.networks.cnn import cnn, lenet
 from zoogen.networks.initializers import initial_params
 from zoogen.networks.mlp import mlp
+from zoogen.networks.resnet import resnet
+from zoogen.networks.vit import vit
 from zoogen.params import Params, ParamSpec
 
-__all__ = ["FAMILIES", "Hidden", "Network", "build_network", "path_twin"]
+__all__ = ["FAMILIES", "Hidden", "Network", "build_network", "hidden_names", "path_twin"]
 
 FAMILIES: dict[str, Callable[[NetworkConfig, tuple[int, int, int], int], Architecture]] = {
     "mlp": mlp,
     "cnn": cnn,
     "lenet": lenet,
+    "resnet": resnet,
+    "vit": vit,
 }
+
+
+NORMED = frozenset({"resnet", "vit"})
+"""Families whose norms rule out what needs piecewise linear or homogeneous networks."""
 
 
 @dataclass(frozen=True)
@@ -78,15 +88,30 @@ def build_network(
     return Network(config, image_shape, classes, spec, init, apply, forward)
 
 
-def path_twin(network: Network) -> Apply:
+def hidden_names(network: Network) -> tuple[str, ...]:
+    """Groups whose units ``forward`` shows, in its order; nothing is computed.
+
+    Example:
+        >>> hidden_names(build_network(NetworkConfig(width=3), (1, 2, 2), 2))
+        ('hidden0', 'hidden1')
+    """
+    names: list[str] = []
+    params = {p.name: jax.ShapeDtypeStruct(p.shape, jnp.float32) for p in network.spec.parameters}
+    image = jax.ShapeDtypeStruct((1, *network.image_shape), jnp.float32)
+    jax.eval_shape(lambda p, x: names.extend(network.forward(p, x)[1]), params, image)
+    return tuple(names)
+
+
+def path_twin(network: Network) -> Apply | None:
     """The function of a network with relu as its activation and sums in place of maxima.
 
     On absolute weights and an image of ones it adds up all paths through the network; for
     activations that are no steeper than the identity and zero at zero (relu, tanh, …) that bounds
-    the network itself.
+    the network itself. Through norms and attention weights paths do not add up: those networks
+    have no twin.
 
     Args:
-        network: of any family.
+        network: of any family; ``None`` for families with norms.
 
     Example:
         >>> import jax.numpy as jnp
@@ -96,6 +121,8 @@ def path_twin(network: Network) -> Apply:
         >>> path_twin(network)(ones, jnp.ones((1, 1, 1, 3))).tolist()
         [[9.0]]
     """
+    if network.config.family in NORMED:
+        return None
     config = network.config.model_copy(update={"activation": "relu"})
     build = _PATH_TWINS.get(config.family, FAMILIES[config.family])
     _, forward = build(config, network.image_shape, network.classes)

@@ -51,7 +51,7 @@ def cnn(config: NetworkConfig, image_shape: ImageShape, classes: int) -> Archite
             weight, bias = params[f"{name}.weight"], params[f"{name}.bias"]
             before = layers.conv2d(x, weight, bias, STRIDE, padding)
             x = activation(before)
-            hidden[name] = _hidden_maps(before, x)
+            hidden[name] = layers.hidden_maps(before, x)
         pooled = layers.global_average_pool(x)
         return layers.dense(pooled, params["output.weight"], params["output.bias"]), hidden
 
@@ -98,7 +98,7 @@ def lenet(
             before = layers.conv2d(x, params[f"{name}.weight"], params[f"{name}.bias"])
             before = pool(before) if name in LENET_POOLED else before
             x = activation(before)
-            hidden[name] = _hidden_maps(before, x)
+            hidden[name] = layers.hidden_maps(before, x)
         flat = layers.flatten(x)
         before = layers.dense(flat, params["hidden.weight"], params["hidden.bias"])
         last = activation(before)
@@ -116,10 +116,6 @@ def lenet(
     axes |= _dense_axes("hidden", units["hidden"], flattened)
     axes |= _dense_axes("output", Axis(classes), units["hidden"])
     return Architecture(ParamSpec.build(axes, _lenet_scalings(config.activation)), forward)
-
-
-def _hidden_maps(before: Float[Array, "u h w b"], after: Float[Array, "u h w b"]) -> Hidden:
-    return Hidden(before.transpose(3, 0, 1, 2), after.transpose(3, 0, 1, 2))
 
 
 def _lenet_scalings(activation: str) -> dict[str, str]:

@@ -28,18 +28,19 @@ def initial_params(spec: ParamSpec, name: str, key: Array, scale: Float[Array, "
     """Draw the initial parameters of one member.
 
     Args:
-        spec: of the network; every parameter with one axis is a bias.
+        spec: of the network; a parameter with one axis is a bias, or the scale of a norm where
+            its name ends in ``weight``.
         name: of the distribution, a key of :data:`INITIALIZERS`.
         key: JAX key of the member.
         scale: factor on the weights (may be traced).
 
     Returns:
-        Weights of the distribution times ``scale``; biases are zero.
+        Weights of the distribution times ``scale``; biases are zero, scales of norms one.
     """
     draw = INITIALIZERS[name]
     factor = jnp.asarray(scale, jnp.float32)
     return {
-        p.name: jnp.zeros(p.shape, jnp.float32)
+        p.name: jnp.full(p.shape, float(p.name.endswith("weight")), jnp.float32)
         if len(p.axes) == 1
         else factor * draw(jax.random.fold_in(key, index), p.shape, jnp.float32)
         for index, p in enumerate(spec.parameters)

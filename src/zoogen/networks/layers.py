@@ -15,12 +15,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from zoogen.networks.architecture import Hidden
 from zoogen.networks.formulations import FORMULATIONS, Geometry, choose, chosen
 
 __all__ = [
     "ACTIVATIONS", "SCALINGS", "chosen", "conv2d", "dense", "flatten", "global_average_pool",
-    "max_pool", "scalings", "sum_pool",
+    "hidden_maps", "layer_norm", "map_norm", "max_pool", "scalings", "sum_pool",
 ]  # fmt: skip
+
+
+NORM_EPSILON = 1e-5
+"""Added to the variance in norms."""
 
 
 def leaky_relu(x: Array) -> Array:
@@ -89,6 +94,34 @@ def conv2d(
     return product(x, weight, stride, padding) + bias[:, None, None, None]
 
 
+def layer_norm(
+    x: Float[Array, "*b u"], weight: Float[Array, " u"], bias: Float[Array, " u"]
+) -> Float[Array, "*b u"]:
+    """Units of mean 0 and variance 1, then scale and shift, as in PyTorch (epsilon 1e-5).
+
+    Example:
+        >>> layer_norm(jnp.array([[1.0, 3.0]]), jnp.ones(2), jnp.zeros(2)).round(3).tolist()
+        [[-1.0, 1.0]]
+
+    Reference:
+        Ba, Kiros and Hinton, Layer normalization, 2016.
+    """
+    return _normal(x, -1) * weight + bias
+
+
+def map_norm(
+    x: Float[Array, "c h w b"], weight: Float[Array, " c"], bias: Float[Array, " c"]
+) -> Float[Array, "c h w b"]:
+    """The same over all channels and positions of an image: PyTorch's group norm of one group."""
+    return _normal(x, (0, 1, 2)) * weight[:, None, None, None] + bias[:, None, None, None]
+
+
+def _normal(x: Array, axes: int | tuple[int, ...]) -> Array:
+    centred = x - x.mean(axis=axes, keepdims=True)
+    variance = jnp.mean(jnp.square(centred), axis=axes, keepdims=True)
+    return centred * jax.lax.rsqrt(variance + NORM_EPSILON)
+
+
 def max_pool(x: Float[Array, "c h w b"], size: int = 2) -> Float[Array, "c y x b"]:
     """Largest entry of each ``size × size`` window; rows and columns that fill none are dropped."""
     largest, *others = _taps(x, size)
@@ -112,6 +145,11 @@ def _taps(x: Float[Array, "c h w b"], size: int) -> list[Float[Array, "c y x b"]
 def global_average_pool(x: Float[Array, "c h w b"]) -> Float[Array, "b c"]:
     """Mean over all positions of each map."""
     return x.mean(axis=(1, 2)).T
+
+
+def hidden_maps(before: Float[Array, "u h w b"], after: Float[Array, "u h w b"]) -> Hidden:
+    """What channels hold, batch first."""
+    return Hidden(before.transpose(3, 0, 1, 2), after.transpose(3, 0, 1, 2))
 
 
 def flatten(x: Float[Array, "c h w b"]) -> Float[Array, "b f"]:

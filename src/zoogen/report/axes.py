@@ -19,6 +19,7 @@ Role = Literal["load", "temperature", "facet"]
 
 _WIDTH_UNITS = {
     "mlp": "units per hidden layer", "cnn": "channels per layer", "lenet": "channels of layer 1",
+    "resnet": "channels per layer", "vit": "units of the stream",
 }  # fmt: skip
 _WORDS = {
     "data.fraction": ("training fraction", "share of images"),

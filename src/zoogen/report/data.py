@@ -163,7 +163,13 @@ def _dataset_text(facts: Mapping[str, Any]) -> str:
 def _network_text(config: Config) -> str:
     """The architecture in words, without what varies over the grid."""
     varying, network = config.grid.axes, config.network
-    names = {"mlp": "MLP", "cnn": "CNN", "lenet": "LeNet-like CNN"}
+    names = {
+        "mlp": "MLP",
+        "cnn": "CNN",
+        "lenet": "LeNet-like CNN",
+        "resnet": "residual CNN",
+        "vit": "vision transformer",
+    }
     family = "networks" if "network.family" in varying else names[network.family]
     shown = {"width": f"width {network.width}", "activation": network.activation}
     if network.depth is not None:

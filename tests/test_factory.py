@@ -92,6 +92,28 @@ def test_an_impossible_network_leaves_nothing_behind(tiny_config: Path, tmp_path
     assert not (tmp_path / "deep.zarr").exists()
 
 
+def test_a_metric_that_a_family_can_not_have_is_refused(tiny_config: Path, tmp_path: Path) -> None:
+    over = ["network.family=vit", "landscape.metrics=['performance', 'alignment']"]
+    with pytest.raises(ConfigError, match=r"'alignment'.*'vit'"):
+        factory.generate(load_config(tiny_config, over), tmp_path / "vit.zarr")
+    assert not (tmp_path / "vit.zarr").exists()
+
+
+@pytest.mark.slow
+def test_networks_with_norms_and_attention_learn_in_a_zoo(
+    tiny_config: Path, tmp_path: Path
+) -> None:
+    over = [
+        "network.width=8", "train.epochs=8", "train.optimizer=adam",
+        "grid.axes={'network.family'=['resnet', 'vit'], 'train.learning_rate'=[0.01]}",
+        "grid.load=network.family",
+    ]  # fmt: skip
+    zoo = factory.generate(load_config(tiny_config, over), tmp_path / "normed.zarr")
+    assert len(zoo.members) == 4
+    assert not zoo.members["diverged"].any()
+    assert (zoo.members["test_error"] < 70).all()  # by chance 90 %
+
+
 def test_other_images_under_the_same_path_are_refused(tiny_config: Path, tmp_path: Path) -> None:
     rng, file = np.random.default_rng(0), tmp_path / "set.npz"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -306,3 +307,12 @@ def test_what_orders_units_fixes_them(name):
 def test_bad_input_is_refused_in_one_line(params, inputs, message):
     with pytest.raises(ConfigError, match=message):
         trace_spec(lambda p, x: (x @ p["w0"]) @ p["w1"], params, *inputs)
+
+
+def test_the_example_of_the_documentation_runs(capsys):
+    page = (Path(__file__).parents[1] / "docs" / "symmetry.md").read_text(encoding="utf-8")
+    found = {}
+    exec(page.split("```python\n")[1].split("```")[0], found)
+    assert capsys.readouterr().out.count("Group(") == 5
+    expected = jax.jit(found["module"].apply)(found["params"], found["x"])
+    np.testing.assert_allclose(found["same"], expected, atol=1e-5)

@@ -98,12 +98,23 @@ def generate(
     load_rule(config.phases.rule)
     dataset = load(config.data)
     _recipes(planned, dataset)  # what can't be trained is refused before a zoo is begun
+    _refuse_unmatched(planned)
     stored = json.loads(canonical_json(config))
     with ZooWriter.create(out, config.name, stored, config_hash(config), provenance()) as writer:
         _require_same_data(writer, dataset)
         _train(writer, open_zoo(out).plan, dataset, reporter)
         _measure_and_label(writer, config, dataset, reporter)
     return open_zoo(out)
+
+
+def _refuse_unmatched(planned: Plan) -> None:
+    """Heads are nested groups, which weight matching does not take: say so before training."""
+    families = {cohort.config.network.family for cohort in planned.cohorts}
+    if "vit" in families and "alignment" in planned.config.landscape.metrics:
+        raise ConfigError(
+            "landscape.metrics: 'alignment' matches freely exchangeable units, but the heads of "
+            "network.family 'vit' own theirs; remove 'alignment'"
+        )
 
 
 def complete(path: str | Path, reporter: Reporter = silent) -> Zoo:

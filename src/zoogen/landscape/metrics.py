@@ -285,7 +285,7 @@ NOTES: tuple[str, ...] = (
     "`learning_order` at a snapshot knows that snapshot and those before it, so it is coarse at "
     "first: at initialisation it compares which examples are right by chance.",
     "`path_norm` counts a pooled mean as a weight, a maximum as a sum, a residual as a weight "
-    "of 1.",
+    "of 1. Through norms and attention weights paths do not add up: NaN for `resnet` and `vit`.",
     "Lanczos and the Hutchinson trace are our own code. matfree 0.6.3 equals them to rounding on "
     "spectra without repeats, leaves neighbours alone under `vmap` and `lax.map`, and takes 0.7 "
     "to 1.7 of the time. But where the Krylov space is exhausted before the steps are, it goes on "

@@ -106,7 +106,7 @@ def test_networks_with_norms_and_attention_learn_in_a_zoo(
     over = [
         "network.width=8", "train.epochs=8", "train.optimizer=adam",
         "grid.axes={'network.family'=['resnet', 'vit'], 'train.learning_rate'=[0.01]}",
-        "grid.load=network.family",
+        "grid.load=network.family", "landscape.metrics=['performance']",
     ]  # fmt: skip
     zoo = factory.generate(load_config(tiny_config, over), tmp_path / "normed.zarr")
     assert len(zoo.members) == 4

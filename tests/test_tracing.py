@@ -309,6 +309,7 @@ def test_bad_input_is_refused_in_one_line(params, inputs, message):
         trace_spec(lambda p, x: (x @ p["w0"]) @ p["w1"], params, *inputs)
 
 
+@pytest.mark.slow
 def test_the_example_of_the_documentation_runs(capsys):
     page = (Path(__file__).parents[1] / "docs" / "symmetry.md").read_text(encoding="utf-8")
     found = {}

@@ -60,6 +60,7 @@ def attention(heads, share):
 
 SPECS = {
     "mlp": family("mlp", 5), "deep": family("mlp", 4, depth=4), "cnn": family("cnn", 4, depth=2),
+    "resnet": family("resnet", 4, depth=1), "vit": family("vit", 4, depth=1),
     "lenet": family("lenet", 4), "residual": residual(4), "recurrent": recurrent(4),
     "attention": attention(3, 2), "one unit": family("mlp", 1),
 }  # fmt: skip

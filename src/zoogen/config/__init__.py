@@ -13,7 +13,12 @@ from zoogen.config.files import (
     load_table,
     parse_config,
 )
-from zoogen.config.schema import HYPER_PARAMETERS, PER_MEMBER_PARAMETERS, Config
+from zoogen.config.schema import (
+    HYPER_PARAMETERS,
+    PER_MEMBER_PARAMETERS,
+    Config,
+    validated,
+)
 from zoogen.config.sections import (
     FIRST_GROUPS,
     DataConfig,
@@ -44,4 +49,5 @@ __all__ = [
     "load_config",
     "load_table",
     "parse_config",
+    "validated",
 ]

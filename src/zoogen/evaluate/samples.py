@@ -143,8 +143,8 @@ def read_samples(zoo: Zoo, chosen: Selection) -> Samples:
 
 
 def varying(table: pd.DataFrame) -> tuple[str, ...]:
-    """The hyper-parameters that differ between samples."""
-    dotted = [name for name in table if "." in name]
+    """The hyper-parameters that differ between samples, and the time of training if it does."""
+    dotted = [name for name in table if "." in name or name == "epoch"]
     return tuple(name for name in dotted if table[name].nunique(dropna=False) > 1)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 
 import numpy as np
@@ -35,8 +34,8 @@ def scores(
 ) -> dict[str, float]:
     """All scores of a kind.
 
-    Several targets are compared entry by entry, as one long list; a constant prediction has no
-    order, its rank correlations are 0.
+    Several targets a sample are compared entry by entry, as one long list, without ranks. A
+    constant prediction has no order, its rank correlations are 0.
 
     Args:
         kind: of the target.
@@ -57,17 +56,19 @@ def scores(
             "macro_f1": float(metrics.f1_score(truth, guess, average="macro", zero_division=0)),
         }
     truth, guess = targets.reshape(-1), outputs.reshape(-1)
+    single = targets.shape[1] == 1
     found = {
-        "tau": _ranks(stats.kendalltau, truth, guess),
-        "spearman": _ranks(stats.spearmanr, truth, guess),
+        **(_ranks(truth, guess) if single else {}),
         "r2": metrics.r2_score(truth, guess) if len(truth) > 1 else float("nan"),
         "mae": metrics.mean_absolute_error(truth, guess),
     }
     return {name: float(value) for name, value in found.items()}
 
 
-def _ranks(correlation: object, truth: np.ndarray, guess: np.ndarray) -> float:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", stats.ConstantInputWarning)
-        value = correlation(truth, guess).statistic  # type: ignore[operator]
-    return float(np.nan_to_num(value))
+def _ranks(truth: Float[np.ndarray, " n"], guess: Float[np.ndarray, " n"]) -> dict[str, float]:
+    if len(truth) < 2 or np.ptp(guess) == 0 or np.ptp(truth) == 0:
+        return {"tau": 0.0, "spearman": 0.0}
+    return {
+        "tau": stats.kendalltau(truth, guess).statistic,
+        "spearman": stats.spearmanr(truth, guess).statistic,
+    }

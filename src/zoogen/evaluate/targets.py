@@ -22,6 +22,7 @@ from zoogen.phases import PHASES
 from zoogen.zoo import Zoo
 
 DECADE = 10.0  # positive values that span more are read on a logarithmic scale
+_ERRORS = ("_stderr", "_residual")
 FLOOR = 0.1  # where zero stands on it, in units of the smallest positive value
 
 Read = Callable[[Zoo, pd.DataFrame], pd.Series]
@@ -160,8 +161,9 @@ def target_of(zoo: Zoo, name: str, table: pd.DataFrame) -> Target:
 
 
 def available_targets(zoo: Zoo, table: pd.DataFrame) -> list[str]:
-    """Names of the targets that a zoo has."""
+    """Names of the targets that a zoo has; errors of metrics are none."""
     measured = [n for n in zoo.metric_names() if n in METRICS and _is_scalar(n)]
+    measured = [n for n in measured if not n.endswith(_ERRORS)]
     dotted = [n for n in table if "." in n and table[n].nunique(dropna=False) > 1]
     columns = [n for n in ("phase", "label", "epoch") if n in table]
     enough = [len(zoo.snapshots(cohort)) > 1 for cohort in zoo.cohorts]

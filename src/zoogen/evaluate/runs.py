@@ -1,0 +1,349 @@
+"""Runs: a directory with one raw row for every fit of a reader; the same command resumes.
+
+``run.json`` says what is compared on which zoo, ``samples.parquet`` which sample is on which side.
+A row is ``rows/READER-trialT-seedS.json`` with predictions of validation and test samples beside it
+(``.npz``); the JSON file comes last, at once, so that a row is there as a whole or not at all.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from zoogen.config import validated
+from zoogen.errors import ConfigError, ConflictError, CorruptZooError, NotFoundError
+from zoogen.evaluate.config import RunConfig
+from zoogen.evaluate.memory import peak_bytes, reset_peak
+from zoogen.evaluate.problem import Problem
+from zoogen.evaluate.readers import Fitted, Options, Reader
+from zoogen.evaluate.scores import CHOOSES, scores
+from zoogen.evaluate.tasks import Task, refuse_mixed, task_of
+from zoogen.evaluate.tuning import trials_of
+from zoogen.progress import Advance, Reporter, silent
+from zoogen.provenance import provenance
+from zoogen.store.disk import LOCK, now, replace_file, storage_errors, writer_lock
+from zoogen.zoo import Zoo
+
+Json = dict[str, Any]
+FORMAT = 1
+FACTS, SAMPLES, ROWS = "run.json", "samples.parquet", "rows"
+BASELINES = {False: ("mean", "hyper-parameters"), True: ("zero",)}
+"""Whether the target is one number a parameter → readers that stand in every table."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A directory of raw rows.
+
+    Attributes:
+        path: of the directory.
+        facts: what ``run.json`` says.
+    """
+
+    path: Path
+    facts: Json
+
+    @cached_property
+    def config(self) -> RunConfig:
+        """What is compared."""
+        return validated(RunConfig, self.facts["config"], str(self.path / FACTS))
+
+    @property
+    def samples(self) -> pd.DataFrame:
+        """One row a sample: member, cell, snapshot, ``side`` and ``target``."""
+        return pd.read_parquet(self.path / SAMPLES)
+
+    def rows(self) -> list[Json]:
+        """All finished rows, by reader, trial and seed."""
+        found = [_json(path) for path in sorted((self.path / ROWS).glob("*.json"))]
+        return sorted(found, key=lambda row: (row["reader"], row["trial"], row["seed"]))
+
+    def row(self, reader: str, trial: int, seed: int) -> Json | None:
+        """One row, if it is finished."""
+        path = self._row_path(reader, trial, seed)
+        return _json(path) if path.exists() else None
+
+    def predictions(self, row: Json) -> tuple[np.ndarray, np.ndarray]:
+        """Places of validation and test samples, and what the reader of a row returned for them."""
+        path = self._row_path(row["reader"], row["trial"], row["seed"]).with_suffix(".npz")
+        with np.load(path) as arrays:
+            return arrays["rows"], arrays["outputs"]
+
+    def _row_path(self, reader: str, trial: int, seed: int) -> Path:
+        return self.path / ROWS / f"{reader}-trial{trial}-seed{seed}.json"
+
+
+def open_run(path: str | Path) -> Run:
+    """Open a directory of rows.
+
+    Raises:
+        NotFoundError: if it is none.
+        CorruptZooError: if ``run.json`` can't be read.
+    """
+    folder = Path(path)
+    if not (folder / FACTS).is_file():
+        raise NotFoundError(f"{folder}: no run of `zoogen train-model` here (no {FACTS})")
+    return Run(folder, _json(folder / FACTS))
+
+
+def _json(path: Path) -> Json:
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except ValueError as error:
+        raise CorruptZooError(
+            f"{path} is damaged: {error}; delete it and repeat `zoogen train-model`"
+        ) from None
+
+
+# ----------------------------------------------------------------------------------- the whole run
+def train_models(
+    config: RunConfig,
+    zoo: Zoo,
+    out: str | Path,
+    readers: Mapping[str, Reader],
+    parameter_readers: Mapping[str, Reader] | None = None,
+    reporter: Reporter = silent,
+) -> Run:
+    """Fit every reader of a config with an equal budget; finished rows are kept as they are.
+
+    A reader is fitted once with each of its trials, all with seed 0, and with every further seed by
+    the trial that is best on the validation samples.
+
+    Args:
+        config: what is compared.
+        zoo: whose members are read.
+        out: directory of the run.
+        readers: name → reader, for targets of a sample.
+        parameter_readers: the same for targets with one number a parameter.
+        reporter: shows progress; silent by default.
+
+    Raises:
+        ConfigError: if a reader is unknown or can't read these samples, or the task is impossible.
+        ConflictError: if the directory belongs to another comparison or zoo, or another process
+            writes to it.
+        NotFoundError: if the zoo lacks what the task needs.
+    """
+    task = task_of(zoo, config)
+    table = (parameter_readers or {}) if task.target.per_parameter else readers
+    chosen = _chosen(config, task, table)
+    folder = Path(out)
+    with storage_errors(folder):
+        _refuse_other_files(folder)
+        (folder / ROWS).mkdir(parents=True, exist_ok=True)
+    with writer_lock(folder), storage_errors(folder):
+        run = _begin(folder, config, zoo, task, chosen)
+        budgets = {name: _budget(config, name, reader) for name, reader in chosen.items()}
+        with reporter("train-model", _left(run, config, budgets), "fits") as advance:
+            for name, reader in chosen.items():
+                _compare(run, task, name, reader, budgets[name], advance)
+    return run
+
+
+def _chosen(config: RunConfig, task: Task, table: Mapping[str, Reader]) -> dict[str, Reader]:
+    """The readers of a config after those that stand in every table."""
+    baselines = [name for name in BASELINES[task.target.per_parameter] if name in table]
+    if not task.problem.samples.hyper_parameters:
+        baselines = [name for name in baselines if name != "hyper-parameters"]
+    for name in config.readers:
+        if name not in table:
+            raise ConfigError(
+                f"readers: found {name!r}, allowed for target {task.problem.name!r}: "
+                f"{', '.join(table)}"
+            )
+    chosen = {name: table[name] for name in dict.fromkeys([*baselines, *config.readers])}
+    for name, reader in chosen.items():
+        refuse_mixed(task.problem, name, reader)
+    return chosen
+
+
+def _refuse_other_files(folder: Path) -> None:
+    if not folder.exists() or (folder / FACTS).exists():
+        return
+    if not folder.is_dir():
+        raise ConflictError(f"{folder} is a file, expected a directory; choose another --out")
+    odd = sorted({p.name for p in folder.iterdir()} - {LOCK, ROWS, SAMPLES, f"{FACTS}.partial"})
+    if odd:
+        raise ConflictError(
+            f"{folder} holds {odd[0]!r} and is no run of `zoogen train-model`; choose another --out"
+        )
+
+
+def _begin(
+    folder: Path, config: RunConfig, zoo: Zoo, task: Task, readers: Mapping[str, Reader]
+) -> Run:
+    """Write what the run is; refuse a directory of another one."""
+    facts: Json = {
+        "format": FORMAT,
+        "identity": config.identity(),
+        "zoo": {"name": zoo.name, "content_hash": zoo.reader.manifest.content_hash()},
+        "config": config.model_dump(mode="json"),
+        "task": task.facts(),
+        "readers": {name: reader.definition for name, reader in readers.items()},
+        "created": now(),
+    }
+    if (folder / FACTS).exists():
+        earlier = open_run(folder).facts
+        _refuse_other_run(folder, earlier, facts)
+        facts["created"] = earlier["created"]
+        facts["readers"] = {**earlier["readers"], **facts["readers"]}
+    replace_file(folder / SAMPLES, _samples_file(task.problem))
+    replace_file(folder / FACTS, _bytes(facts))
+    return Run(folder, facts)
+
+
+def _refuse_other_run(folder: Path, earlier: Json, facts: Json) -> None:
+    if earlier["zoo"]["content_hash"] != facts["zoo"]["content_hash"]:
+        one, two = (f["zoo"]["content_hash"][:12] for f in (earlier, facts))
+        raise ConflictError(
+            f"{folder} holds rows of zoo {earlier['zoo']['name']!r} with content {one}, found "
+            f"{facts['zoo']['name']!r} with content {two}; choose another --out"
+        )
+    if earlier["identity"] != facts["identity"]:
+        keys = [
+            f"{section}.{key}"
+            for section in ("task", "split", "training", "tuning")
+            for key, value in facts["config"][section].items()
+            if earlier["config"][section].get(key) != value and key != "trials"
+        ]
+        raise ConflictError(
+            f"{folder} holds rows of another config ({', '.join(keys)} differ); only readers, "
+            "seeds and tuning.trials may change in a run; choose another --out"
+        )
+
+
+def _samples_file(problem: Problem) -> bytes:
+    names = ["member", "cell", "seed", "cohort", "snapshot"]
+    table = problem.samples.table[names].copy()
+    table["side"] = ""
+    for side in ("train", "validation", "test"):
+        table.loc[getattr(problem.split, side), "side"] = side
+    if problem.targets.shape[1] == 1:
+        table["target"] = problem.targets[:, 0]
+    buffer = io.BytesIO()
+    table.to_parquet(buffer, index=False)
+    return buffer.getvalue()
+
+
+def _bytes(facts: Json) -> bytes:
+    return (json.dumps(facts, indent=1, allow_nan=False) + "\n").encode()
+
+
+# --------------------------------------------------------------------------------------- one reader
+def _budget(config: RunConfig, name: str, reader: Reader) -> list[dict[str, Any]]:
+    return trials_of(name, reader.space, config.tuning.trials, config.tuning.seed)
+
+
+def _left(run: Run, config: RunConfig, budgets: Mapping[str, list[dict[str, Any]]]) -> int:
+    """Fits that are still to be made; which trial gets the further seeds may not be known yet."""
+    wanted = sum(len(trials) + config.seeds - 1 for trials in budgets.values())
+    done = [r for r in run.rows() if r["reader"] in budgets and r["seed"] < config.seeds]
+    return max(1, wanted - len(done))
+
+
+def _compare(
+    run: Run,
+    task: Task,
+    name: str,
+    reader: Reader,
+    trials: list[dict[str, Any]],
+    advance: Advance,
+) -> None:
+    """All rows of one reader."""
+    first = [
+        _row(run, task, name, reader, number, options, 0, advance)
+        for number, options in enumerate(trials)
+    ]
+    best = best_trial(first, task.problem.kind)
+    for seed in range(1, run.config.seeds):
+        _row(run, task, name, reader, best, trials[best], seed, advance)
+
+
+def best_trial(rows: list[Json], kind: str) -> int:
+    """The trial whose row of seed 0 is best on the validation samples; of equal ones the first."""
+    score = CHOOSES[kind]
+    values = {row["trial"]: row["scores"]["validation"][score] for row in rows if row["seed"] == 0}
+    return max(sorted(values), key=lambda t: -math.inf if values[t] is None else values[t])
+
+
+def _row(
+    run: Run,
+    task: Task,
+    name: str,
+    reader: Reader,
+    trial: int,
+    options: Options,
+    seed: int,
+    advance: Advance,
+) -> Json:
+    """A finished row as it is, or a new one."""
+    found = run.row(name, trial, seed)
+    if found is not None:
+        if found["options"] != json.loads(json.dumps(dict(options))):
+            raise ConflictError(
+                f"{run.path}: row {name} trial {trial} has options {found['options']}, this "
+                f"version of the reader would be tried with {dict(options)}; choose another --out"
+            )
+        return found
+    problem = task.problem
+    reset_peak()
+    begin = time.perf_counter()
+    fitted = reader.fit(problem, options, run.config.training.training, seed)
+    spent, peak = time.perf_counter() - begin, peak_bytes()
+    row: Json = {
+        "reader": name,
+        "trial": trial,
+        "seed": seed,
+        "options": dict(options),
+        "scores": dict(_scores(problem, fitted)),
+        "parameters": int(fitted.parameters),
+        "seconds": round(spent, 4),
+        "step_seconds": fitted.step_seconds,
+        "peak_bytes": peak,
+        "curve": [[int(step), *map(_number, errors)] for step, *errors in fitted.curve],
+        "split": run.config.split.model_dump(mode="json"),
+        "sides": task.facts()["sides"],
+        "excluded": dict(task.excluded),
+        "finished": now(),
+        "provenance": provenance(),
+    }
+    path = run._row_path(name, trial, seed)
+    replace_file(path.with_suffix(".npz"), _predictions_file(problem, fitted))
+    replace_file(path, _bytes(row))
+    advance(1)
+    return row
+
+
+def _scores(problem: Problem, fitted: Fitted) -> Iterator[tuple[str, Json]]:
+    """Scores of every side; none where a prediction is not finite."""
+    for side in ("train", "validation", "test"):
+        rows = getattr(problem.split, side)
+        targets, outputs = problem.targets[rows], np.asarray(fitted.outputs)[rows]
+        if np.isfinite(outputs).all():
+            found = scores(problem.kind, targets, outputs)
+        else:
+            found = dict.fromkeys(scores(problem.kind, targets, np.zeros_like(outputs)), math.nan)
+        yield side, {name: _number(value) for name, value in found.items()}
+
+
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _predictions_file(problem: Problem, fitted: Fitted) -> bytes:
+    """What was returned for samples that are not trained on; nothing where it is a network each."""
+    rows = np.concatenate([problem.split.validation, problem.split.test])
+    whole = problem.targets.shape[1] == 1
+    outputs = np.asarray(fitted.outputs, np.float32)[rows] if whole else np.zeros((0, 0))
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, rows=rows, outputs=outputs)
+    return buffer.getvalue()

@@ -1,0 +1,143 @@
+"""A task: samples, target and split put together, as readers get it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from zoogen.errors import ConfigError
+from zoogen.evaluate.config import RunConfig
+from zoogen.evaluate.padding import padded
+from zoogen.evaluate.problem import Problem, Samples
+from zoogen.evaluate.readers import Reader
+from zoogen.evaluate.samples import Selection, one_layout, read_samples, selection
+from zoogen.evaluate.splits import split_of
+from zoogen.evaluate.targets import Target, answers, target_of
+from zoogen.zoo import Zoo
+
+NO_NEXT = "no later snapshot"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A problem, and what its target means.
+
+    Attributes:
+        problem: what readers get.
+        target: that they predict.
+        excluded: reason → how many samples were left out.
+    """
+
+    problem: Problem
+    target: Target
+    excluded: Mapping[str, int]
+
+    def facts(self) -> dict[str, Any]:
+        """What a table of results says about the task."""
+        problem, target = self.problem, self.target
+        sides = {n: len(getattr(problem.split, n)) for n in ("train", "validation", "test")}
+        return {
+            "target": problem.name,
+            "kind": problem.kind,
+            "unit": f"log10 {target.unit}".strip() if target.log else target.unit,
+            "level": target.level,
+            "definition": target.definition,
+            "classes": list(problem.classes),
+            "samples": len(problem.samples),
+            "members": int(problem.samples.table["member"].nunique()),
+            "cells": int(problem.samples.table["cell"].nunique()),
+            "architectures": len({b.spec.parameters for b in problem.samples.blocks}),
+            "sides": sides,
+            "excluded": dict(self.excluded),
+            "hyper_parameters": list(problem.samples.hyper_parameters),
+        }
+
+
+def task_of(zoo: Zoo, config: RunConfig) -> Task:
+    """Put a task together.
+
+    Args:
+        zoo: an open zoo.
+        config: names target, snapshots and split.
+
+    Raises:
+        NotFoundError: if the zoo lacks the target or a snapshot, or no sample is left.
+        ConfigError: if there is nothing to predict, a side of the split is empty, members would
+            leak, or padding is impossible.
+    """
+    name, split = config.task.target, config.split
+    chosen = selection(zoo, config.task.times, config.task.where)
+    target = target_of(zoo, name, chosen.table)
+    chosen = _with_next(zoo, chosen) if target.per_parameter else chosen
+    found = answers(target, name, zoo, chosen)
+    samples = read_samples(zoo, found.chosen)
+    values = found.values[_places(found.chosen, samples)]
+    laid = padded if config.task.padding else _as_they_are
+    samples = laid(samples)
+    if target.per_parameter:
+        values = _updates(zoo, samples, laid)
+    seen = tuple(key for key in samples.hyper_parameters if key != name)
+    samples = replace(samples, hyper_parameters=seen)
+    sides = split_of(
+        samples.table, split.by, split.test, split.validation, split.seed, split.region,
+        target.level,
+    )  # fmt: skip
+    problem = Problem(name, target.kind, samples, values, found.classes, sides)
+    return Task(problem, target, samples.excluded)
+
+
+def refuse_mixed(problem: Problem, name: str, reader: Reader) -> None:
+    """Refuse samples of several architectures for a reader of one.
+
+    Raises:
+        ConfigError: naming two cohorts that differ.
+    """
+    reason = None if reader.mixed else one_layout(problem.samples)
+    if reason is not None:
+        raise ConfigError(f"reader {name!r}: {reason}")
+
+
+def _as_they_are(samples: Samples) -> Samples:
+    return samples
+
+
+def _places(chosen: Selection, samples: Samples) -> Int[np.ndarray, " n"]:
+    """Rows of a selection that became samples, in their order."""
+    keys = ["member", "position"]
+    wanted = samples.table[keys].apply(tuple, axis=1)
+    place = {key: row for row, key in enumerate(chosen.table[keys].itertuples(False, None))}
+    return np.array([place[key] for key in wanted])
+
+
+# ------------------------------------------------------------------------------------ next update
+def _with_next(zoo: Zoo, chosen: Selection) -> Selection:
+    """Samples whose weights at the next snapshot are stored, too."""
+    last = {cohort: len(zoo.snapshots(cohort)) - 1 for cohort in zoo.cohorts}
+    at_end = chosen.table["position"] >= chosen.table["cohort"].map(last)
+    return chosen.without(at_end.to_numpy(), NO_NEXT)
+
+
+def _updates(
+    zoo: Zoo, samples: Samples, laid: Callable[[Samples], Samples]
+) -> Float[np.ndarray, "n p"]:
+    """Change of every weight up to the next snapshot."""
+    reason = one_layout(samples)
+    if reason is not None:
+        raise ConfigError(f"target 'next_update' has one number a parameter: {reason}")
+    later = samples.table.assign(position=samples.table["position"] + 1)
+    following = laid(read_samples(zoo, Selection(later)))
+    if len(following) < len(samples):
+        raise ConfigError(
+            "target 'next_update': weights of a member are finite at one snapshot and not at the "
+            "next; leave it out with task.where"
+        )
+    values = np.empty((len(samples), samples.blocks[0].spec.size), np.float32)
+    for block in following.blocks:
+        values[block.rows] = block.weights
+    for block in samples.blocks:
+        values[block.rows] -= block.weights
+    return values

@@ -355,6 +355,67 @@ def evaluate_generator(
     _print({"files": [str(path) for path in files]} if as_json else table, as_json)
 
 
+class _ListsTasks(TyperCommand):
+    """A command whose help ends with the tables of targets and readers."""
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        from zoogen.evaluate import PARAMETER_READERS, READERS, TARGETS
+
+        with formatter.section("Targets (and every hyper-parameter and metric by its name)"):
+            formatter.write_dl([(name, target.definition) for name, target in TARGETS.items()])
+        with formatter.section("Readers"):
+            formatter.write_dl([(name, reader.definition) for name, reader in READERS.items()])
+        with formatter.section("Readers for targets with one number a parameter"):
+            formatter.write_dl([(n, reader.definition) for n, reader in PARAMETER_READERS.items()])
+
+
+@app.command("train-model", cls=_ListsTasks)
+def train_model(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="TOML file of a comparison.")],
+    zoo: Annotated[Path, typer.Option("--zoo", metavar="ZOO", help="Directory of the zoo.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="RUN", help="Directory of raw rows; ZOO_NAME by default."),
+    ] = None,
+    set_: Overrides = [],
+    as_json: AsJson = False,
+) -> None:
+    """Fit models that read weights, with an equal budget; the same command resumes."""
+    from zoogen import evaluate
+    from zoogen.population import use_all_cores
+    from zoogen.zoo import open_zoo
+
+    use_all_cores()
+    wanted = evaluate.load_run(config, set_)
+    run = evaluate.train_models(
+        wanted, open_zoo(zoo), out or zoo.with_name(f"{zoo.stem}_{wanted.name}"), _reporter()
+    )
+    board = evaluate.board_of(run)
+    _print(evaluate.as_json(board) if as_json else evaluate.markdown([board]).rstrip(), as_json)
+
+
+@app.command()
+def leaderboard(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Directories of rows.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Write table.md and figures there.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Render tables (Markdown) from the raw rows of `train-model`."""
+    from zoogen import evaluate
+
+    boards = [evaluate.board_of(evaluate.open_run(run)) for run in runs]
+    result: Any = {"boards": [evaluate.as_json(board) for board in boards]}
+    text = evaluate.markdown(boards).rstrip()
+    if out is not None:
+        from zoogen.evaluate.figures import write_leaderboard
+
+        files = [str(path) for path in write_leaderboard(boards, out)]
+        result, text = {**result, "files": files}, "\n".join(files)
+    _print(result if as_json else text, as_json)
+
+
 phases = typer.Typer(
     help="Rules that turn measurements into phases, and trees fitted on measurements.",
     no_args_is_help=True,
@@ -408,8 +469,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 INTERRUPTED = (
-    "interrupted; everything committed to a zoo is kept, the same command resumes (a study, which "
-    "writes its files at the end, begins anew)"
+    "interrupted; everything committed to a zoo or a run is kept, the same command resumes (a "
+    "study, which writes its files at the end, begins anew)"
 )
 
 

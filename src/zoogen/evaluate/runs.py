@@ -27,6 +27,7 @@ from zoogen.evaluate.memory import peak_bytes, reset_peak
 from zoogen.evaluate.problem import Problem
 from zoogen.evaluate.readers import Fitted, Options, Reader
 from zoogen.evaluate.scores import CHOOSES, scores
+from zoogen.evaluate.table import PARAMETER_READERS, READERS
 from zoogen.evaluate.tasks import Task, refuse_mixed, task_of
 from zoogen.evaluate.tuning import trials_of
 from zoogen.progress import Advance, Reporter, silent
@@ -110,9 +111,8 @@ def train_models(
     config: RunConfig,
     zoo: Zoo,
     out: str | Path,
-    readers: Mapping[str, Reader],
-    parameter_readers: Mapping[str, Reader] | None = None,
     reporter: Reporter = silent,
+    readers: Mapping[str, Reader] | None = None,
 ) -> Run:
     """Fit every reader of a config with an equal budget; finished rows are kept as they are.
 
@@ -123,9 +123,8 @@ def train_models(
         config: what is compared.
         zoo: whose members are read.
         out: directory of the run.
-        readers: name → reader, for targets of a sample.
-        parameter_readers: the same for targets with one number a parameter.
         reporter: shows progress; silent by default.
+        readers: name → reader; by default those that zoogen has for such a target.
 
     Raises:
         ConfigError: if a reader is unknown or can't read these samples, or the task is impossible.
@@ -134,8 +133,8 @@ def train_models(
         NotFoundError: if the zoo lacks what the task needs.
     """
     task = task_of(zoo, config)
-    table = (parameter_readers or {}) if task.target.per_parameter else readers
-    chosen = _chosen(config, task, table)
+    usual = PARAMETER_READERS if task.target.per_parameter else READERS
+    chosen = _chosen(config, task, usual if readers is None else readers)
     folder = Path(out)
     with storage_errors(folder):
         _refuse_other_files(folder)
@@ -143,7 +142,8 @@ def train_models(
     with writer_lock(folder), storage_errors(folder):
         run = _begin(folder, config, zoo, task, chosen)
         budgets = {name: _budget(config, name, reader) for name, reader in chosen.items()}
-        with reporter("train-model", _left(run, config, budgets), "fits") as advance:
+        left = _left(run, config, budgets)
+        with (reporter if left else silent)("train-model", left, "fits") as advance:
             for name, reader in chosen.items():
                 _compare(run, task, name, reader, budgets[name], advance)
     return run
@@ -247,7 +247,7 @@ def _left(run: Run, config: RunConfig, budgets: Mapping[str, list[dict[str, Any]
     """Fits that are still to be made; which trial gets the further seeds may not be known yet."""
     wanted = sum(len(trials) + config.seeds - 1 for trials in budgets.values())
     done = [r for r in run.rows() if r["reader"] in budgets and r["seed"] < config.seeds]
-    return max(1, wanted - len(done))
+    return max(0, wanted - len(done))
 
 
 def _compare(

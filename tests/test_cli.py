@@ -21,7 +21,10 @@ from zoogen.zoo import open_zoo
 Run = Callable[..., tuple[int, str, str]]
 
 
-COMMANDS = ("plan", "generate", "measure", "label", "info", "verify", "report")
+COMMANDS = (
+    "plan", "generate", "measure", "label", "info", "verify", "report", "train-model",
+    "leaderboard",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -113,6 +116,49 @@ def test_report_draws_and_names_its_files(run: Run, tiny_zoo: Path, tmp_path: Pa
     assert all(f.stat().st_size > 500 for f in files)
 
 
+COMPARISON = """
+name = "toy"
+readers = ["pca-ridge"]
+[task]
+target = "test_accuracy"
+snapshots = "all"
+padding = true
+[split]
+by = "seed"
+test = 0.3
+validation = 0.3
+[tuning]
+trials = 1
+"""
+
+
+@pytest.fixture
+def comparison(tmp_path: Path) -> Path:
+    """A comparison of closed readers on the tiny zoo."""
+    path = tmp_path / "toy.toml"
+    path.write_text(COMPARISON)
+    return path
+
+
+def test_models_are_trained_and_compared(
+    run: Run, comparison: Path, tiny_zoo: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "toy"
+    command = ["train-model", comparison, "--zoo", tiny_zoo, "--out", out, "--set", "seeds=2"]
+    code, text, err = run(*command)
+    assert code == 0, err
+    assert "train-model: 6/6 fits" in err
+    assert "| hyper-parameters (ceiling" in text
+    rows = {path: path.read_bytes() for path in (out / "rows").iterdir()}
+    code, again, err = run(*command)  # nothing is left to do
+    assert (code, again, err) == (0, text, "")
+    assert {path: path.read_bytes() for path in (out / "rows").iterdir()} == rows
+    assert run("leaderboard", out)[1] == text
+    board = json.loads(run("leaderboard", out, "--json")[1])["boards"][0]
+    assert {r["reader"] for r in board["readers"]} == {"mean", "hyper-parameters", "pca-ridge"}
+    assert board["task"]["sides"].keys() == {"train", "validation", "test"}
+
+
 # ---------------------------------------------------------------------------------- users' mistakes
 def mistakes(config: Path, zoo: Path, tmp: Path) -> dict[str, tuple[list[object], int, str]]:
     file = tmp / "file"
@@ -147,6 +193,9 @@ def mistakes(config: Path, zoo: Path, tmp: Path) -> dict[str, tuple[list[object]
         "out is unwritable": ([*out, "/proc/zoo.zarr"], 3, "/proc/zoo.zarr"),
         "no such metric": (["measure", zoo, "--metrics", "beauty"], 2, "found 'beauty'"),
         "no such rule": (["label", zoo, "--rule", "taxonomie"], 3, "taxonomy"),
+        "no comparison": (["train-model", tmp / "none.toml", "--zoo", zoo], 3, "no such config"),
+        "a zoo's config": (["train-model", config, "--zoo", zoo], 2, "unknown key"),
+        "no run": (["leaderboard", other], 3, "no run of `zoogen train-model`"),
     }  # fmt: skip
 
 

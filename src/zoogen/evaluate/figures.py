@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # In inches.
-_SIDE, _ACROSS, _DOWN = 1.7, 2.3, 2.35
-_LEFT, _TOP, _FOOT = 0.65, 0.95, 0.55
+_SIDE, _ACROSS, _DOWN = 1.7, 2.3, 2.4
+_LEFT, _TOP, _FOOT = 0.65, 0.95, 0.05
 _COLUMNS = 5
 
 
@@ -58,7 +58,7 @@ def leaderboard_figure(board: Board) -> Figure:
     panels = len(whole) + bool(curved)
     columns = min(_COLUMNS, max(panels, 3))
     rows = max(1, -(-panels // columns))
-    height = _TOP + rows * _DOWN + _FOOT - 0.3
+    height = _TOP + rows * _DOWN + _FOOT
     figure = Figure(figsize=(_LEFT + columns * _ACROSS, height))
     axes = [
         place(

@@ -28,7 +28,7 @@ from zoogen.evaluate.problem import Problem
 from zoogen.evaluate.readers import Fitted, Options, Reader
 from zoogen.evaluate.scores import CHOOSES, scores
 from zoogen.evaluate.table import PARAMETER_READERS, READERS
-from zoogen.evaluate.tasks import Task, refuse_mixed, task_of
+from zoogen.evaluate.tasks import IDENTITY, Task, blind, refuse_mixed, task_of
 from zoogen.evaluate.tuning import trials_of
 from zoogen.progress import Advance, Reporter, silent
 from zoogen.provenance import provenance
@@ -222,8 +222,7 @@ def _refuse_other_run(folder: Path, earlier: Json, facts: Json) -> None:
 
 
 def _samples_file(problem: Problem) -> bytes:
-    names = ["member", "cell", "seed", "cohort", "snapshot"]
-    table = problem.samples.table[names].copy()
+    table = problem.samples.table[list(IDENTITY)].copy()
     table["side"] = ""
     for side in ("train", "validation", "test"):
         table.loc[getattr(problem.split, side), "side"] = side
@@ -297,7 +296,7 @@ def _row(
     problem = task.problem
     reset_peak()
     begin = time.perf_counter()
-    fitted = reader.fit(problem, options, run.config.training.training, seed)
+    fitted = reader.fit(blind(problem), options, run.config.training.training, seed)
     spent, peak = time.perf_counter() - begin, peak_bytes()
     row: Json = {
         "reader": name,

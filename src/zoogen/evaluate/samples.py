@@ -74,7 +74,9 @@ def selection(zoo: Zoo, snapshots: Snapshots = ("end",), where: str | None = Non
     times = pd.concat([_times(zoo, c, snapshots) for c in dict.fromkeys(members["cohort"])])
     # A member's snapshots stand side by side, in the order of training.
     table = members.rename_axis("member").reset_index().merge(times, on="cohort", how="left")
-    return Selection(table).without(table.pop("diverged").to_numpy(bool), DIVERGED)
+    chosen = Selection(table).without(table.pop("diverged").to_numpy(bool), DIVERGED)
+    _refuse_nothing(zoo, chosen)
+    return chosen
 
 
 def quoted(query: str, columns: Iterable[str]) -> str:
@@ -121,7 +123,6 @@ def read_samples(zoo: Zoo, chosen: Selection) -> Samples:
     Raises:
         NotFoundError: if nothing is left.
     """
-    _refuse_nothing(zoo, chosen)
     blocks = list(_blocks(zoo, chosen.table))
     finite = np.ones(len(chosen.table), bool)
     for block in blocks:

@@ -19,6 +19,7 @@ from zoogen.evaluate.splits import split_of
 from zoogen.evaluate.targets import Target, answers, target_of
 from zoogen.zoo import Zoo
 
+IDENTITY = ("member", "cell", "seed", "cohort", "snapshot")
 NO_NEXT = "no later snapshot"
 
 
@@ -88,6 +89,16 @@ def task_of(zoo: Zoo, config: RunConfig) -> Task:
     )  # fmt: skip
     problem = Problem(name, target.kind, samples, values, found.classes, sides)
     return Task(problem, target, samples.excluded)
+
+
+def blind(problem: Problem) -> Problem:
+    """The problem as a reader gets it: test targets are NaN, and of the table only who a sample is
+    and how it was made are left. What is not there can't be used."""
+    targets = problem.targets.astype(float)
+    targets[problem.split.test] = np.nan
+    samples = problem.samples
+    table = samples.table[[*IDENTITY, *samples.hyper_parameters]]
+    return replace(problem, samples=replace(samples, table=table), targets=targets)
 
 
 def refuse_mixed(problem: Problem, name: str, reader: Reader) -> None:

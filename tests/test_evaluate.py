@@ -17,14 +17,17 @@ from sklearn.linear_model import Ridge
 from zoogen.config import Config, NetworkConfig, validated
 from zoogen.errors import ConfigError, ConflictError, NotFoundError
 from zoogen.evaluate import (
+    PARAMETER_READERS,
     READERS,
     SCORES,
+    TARGETS,
     Block,
     Fitted,
     Reader,
     RunConfig,
     Samples,
     board_of,
+    load_run,
     markdown,
     open_run,
     samples_of,
@@ -45,6 +48,7 @@ from zoogen.zoo import open_zoo
 
 WIDTHS, RATES, SEEDS = [3, 4], [0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6], 3
 SHAPE, CLASSES = (1, 2, 2), 2
+CONFIGS = Path(__file__).parents[1] / "configs" / "tasks"
 DIVERGED = 1  # the last member of every cohort
 SNAPSHOTS = [
     {"name": "init", "step": 0, "epoch": 0.0},
@@ -594,6 +598,20 @@ def test_mistakes_in_the_config_are_one_line(change, words):
         validated(RunConfig, {**table, **change}, "file.toml")
     assert words in str(error.value)
     assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.stem)
+def test_shipped_comparisons_are_valid(path):
+    config = load_run(path)
+    assert config.name == path.stem
+    assert set(config.readers) <= {*READERS, *PARAMETER_READERS}
+    assert config.seeds >= 3
+    assert "--zoo zoos/" in path.read_text()
+
+
+def test_the_page_lists_the_targets():
+    page = (CONFIGS.parents[1] / "docs" / "tasks.md").read_text()
+    assert all(f"| `{name}` | {target.kind}" in page for name, target in TARGETS.items())
 
 
 def test_a_damaged_row_is_named(random_zoo, tmp_path):

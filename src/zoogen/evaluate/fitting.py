@@ -111,6 +111,7 @@ def fit_learner(
         curve.append((look * steps, float(losses.mean()), error))
         if error < least:
             best, least = state.params, error
+        training.advance(1 / training.looks)
         if not np.isfinite(losses).all():
             break
     everything = np.arange(len(objective.targets))

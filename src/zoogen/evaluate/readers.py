@@ -10,8 +10,13 @@ import numpy as np
 from jaxtyping import Float
 
 from zoogen.evaluate.problem import Problem
+from zoogen.progress import Advance
 
 Options = Mapping[str, Any]
+
+
+def _silent(share: float) -> None:
+    pass
 
 
 @dataclass(frozen=True)
@@ -22,11 +27,14 @@ class Training:
         steps: optimiser steps.
         batch_size: samples per step.
         looks: how often the validation error is taken; the best look's weights count.
+        advance: told at every look which share of the fit is done since the last one; shows
+            progress, and ends the fit where a signal asks for it.
     """
 
     steps: int = 2000
     batch_size: int = 64
     looks: int = 20
+    advance: Advance = _silent
 
 
 class Fitted(NamedTuple):

@@ -12,7 +12,8 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -293,10 +294,25 @@ def _row(
                 f"version of the reader would be tried with {dict(options)}; choose another --out"
             )
         return found
+    with _whole(advance) as shares:  # told to be done after the row is written
+        return _new_row(run, task, name, reader, trial, options, seed, shares)
+
+
+def _new_row(
+    run: Run,
+    task: Task,
+    name: str,
+    reader: Reader,
+    trial: int,
+    options: Options,
+    seed: int,
+    advance: Advance,
+) -> Json:
     problem = task.problem
     reset_peak()
     begin = time.perf_counter()
-    fitted = reader.fit(blind(problem), options, run.config.training.training, seed)
+    training = replace(run.config.training.training, advance=advance)
+    fitted = reader.fit(blind(problem), options, training, seed)
     spent, peak = time.perf_counter() - begin, peak_bytes()
     row: Json = {
         "reader": name,
@@ -318,8 +334,21 @@ def _row(
     path = run._row_path(name, trial, seed)
     replace_file(path.with_suffix(".npz"), _predictions_file(problem, fitted))
     replace_file(path, _bytes(row))
-    advance(1)
     return row
+
+
+@contextmanager
+def _whole(advance: Advance) -> Iterator[Advance]:
+    """Progress of one unit of work: what was not told on the way is told at the end."""
+    told = 0.0
+
+    def share(part: float) -> None:
+        nonlocal told
+        told += part
+        advance(part)
+
+    yield share
+    advance(1 - told)
 
 
 def _scores(problem: Problem, fitted: Fitted) -> Iterator[tuple[str, Json]]:

@@ -255,3 +255,25 @@ def test_interrupts_keep_what_is_committed(
     assert run("generate", tiny_config, "--out", zoo)[0] == 0
     hashes = {open_zoo(z).reader.manifest.content_hash() for z in (zoo, tiny_zoo)}
     assert len(hashes) == 1
+
+
+@pytest.mark.slow
+def test_an_interrupted_comparison_keeps_finished_rows(
+    comparison: Path, tiny_zoo: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "toy"
+    command = [sys.executable, "-m", "zoogen", "train-model", str(comparison), "--out", str(out)]
+    long = ["readers=['flat-mlp']", "training.steps=10000000", "training.looks=100000"]
+    command += ["--zoo", str(tiny_zoo), *(word for text in long for word in ("--set", text))]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 240
+    while not (out / "rows" / "hyper-parameters-trial0-seed2.json").exists():
+        time.sleep(0.05)
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert "the same command resumes" in err
+    assert "Traceback" not in err
+    assert len(list((out / "rows").glob("*.json"))) == 6

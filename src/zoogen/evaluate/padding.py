@@ -94,7 +94,7 @@ def _change(
 ) -> float:
     """Largest change of a logit of the first members, relative to the largest logit."""
     images = samples.probes[:IMAGES]
-    if not len(images):
+    if not len(images) or images.shape[1:] != network.image_shape:
         images = np.random.default_rng(0).random((IMAGES, *network.image_shape), np.float32)
     inputs = normalise(*map(jnp.asarray, (images, samples.mean, samples.std)))
     before = _logits(block.network)(block.weights[:CHECKED], inputs)

@@ -246,7 +246,12 @@ def _budget(config: RunConfig, name: str, reader: Reader) -> list[dict[str, Any]
 def _left(run: Run, config: RunConfig, budgets: Mapping[str, list[dict[str, Any]]]) -> int:
     """Fits that are still to be made; which trial gets the further seeds may not be known yet."""
     wanted = sum(len(trials) + config.seeds - 1 for trials in budgets.values())
-    done = [r for r in run.rows() if r["reader"] in budgets and r["seed"] < config.seeds]
+    done = [
+        row
+        for row in run.rows()
+        if (row["seed"] == 0 and row["trial"] < len(budgets.get(row["reader"], ())))
+        or (0 < row["seed"] < config.seeds and row["reader"] in budgets)
+    ]
     return max(0, wanted - len(done))
 
 

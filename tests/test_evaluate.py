@@ -36,12 +36,12 @@ from zoogen.evaluate import (
     task_of,
     train_models,
 )
+from zoogen.evaluate.figures import write_leaderboard
 from zoogen.evaluate.padding import padded
 from zoogen.evaluate.tuning import trials_of
 from zoogen.grid import expand
 from zoogen.interrupts import Interrupted
 from zoogen.networks import build_network
-from zoogen.report import write_leaderboard
 from zoogen.store import ZooWriter
 from zoogen.store.disk import writer_lock
 from zoogen.zoo import open_zoo

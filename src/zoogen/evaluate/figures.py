@@ -114,7 +114,7 @@ def _scatter(axes: Axes, truth: np.ndarray, guess: np.ndarray, words: str) -> No
     # A prediction far away would squeeze all others.
     axes.set_ylim(max(bottom, low - (high - low)) - margin, min(top, high + (high - low)) + margin)
     axes.set_xlabel(f"true {words}", size=7, labelpad=1)
-    axes.set_ylabel("predicted", size=7, labelpad=1)
+    axes.set_ylabel("predicted", size=7, labelpad=3)
 
 
 def _confusion(axes: Axes, truth: np.ndarray, guess: np.ndarray, classes: list[str]) -> None:
@@ -132,7 +132,7 @@ def _confusion(axes: Axes, truth: np.ndarray, guess: np.ndarray, classes: list[s
     axes.set_xticks(range(len(classes)), classes, size=6, rotation=0 if len(classes) <= 6 else 90)
     axes.set_yticks(range(len(classes)), classes, size=6)
     axes.set_xlabel("predicted", size=7, labelpad=1)
-    axes.set_ylabel("true", size=7, labelpad=1)
+    axes.set_ylabel("true", size=7, labelpad=3)
 
 
 def _curves(axes: Axes, standings: list[Standing]) -> None:
@@ -143,10 +143,11 @@ def _curves(axes: Axes, standings: list[Standing]) -> None:
             float,
         )
         axes.plot(curve[:, 0], curve[:, 1], linewidth=1, label=standing.reader)
-    axes.set_yscale("log")
+    low, high = axes.dataLim.intervaly
+    axes.set_yscale("log" if low > 0 and high > 10 * low else "linear")
     axes.set_title("Validation error while fitting", size=8)
     axes.set_xlabel("step", size=7, labelpad=1)
-    axes.legend(fontsize=5, frameon=False, loc="upper right")
+    axes.legend(fontsize=5, frameon=False)
 
 
 def _curve(standing: Standing) -> list[list[float | None]]:

@@ -176,8 +176,8 @@ def _samples(board: Board) -> str:
     shown = times if isinstance(times, str) else ", ".join(times)
     excluded = "; ".join(f"{count} {reason}" for reason, count in task["excluded"].items())
     return (
-        f"{task['samples']:,} of {task['members']:,} members in {task['cells']:,} cells, snapshots "
-        f"{shown}, content {board.run.facts['zoo']['content_hash'][:12]}; left out: "
+        f"{task['samples']:,}, of {task['members']:,} members in {task['cells']:,} cells, "
+        f"snapshots {shown}, content {board.run.facts['zoo']['content_hash'][:12]}; left out: "
         f"{excluded or 'none'}"
     )
 

@@ -31,6 +31,7 @@ NETWORKS = [
     (NetworkConfig(family="lenet", width=3, activation="tanh"), (1, 21, 24)),
     (NetworkConfig(family="resnet", width=4), (3, 9, 8)),
     (NetworkConfig(family="vit", width=6, depth=1, activation="gelu"), (1, 8, 8)),
+    (NetworkConfig(family="siren", width=6, activation="sin", init="siren"), (2, 1, 1)),
 ]
 ALL = pytest.mark.parametrize(
     ("config", "shape"), NETWORKS, ids=[f"{c.family}-{c.activation}" for c, _ in NETWORKS]
@@ -269,8 +270,16 @@ def torch_activation(torch, name):
     nn = torch.nn
     return {
         "relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "tanh": nn.Tanh, "gelu": nn.GELU,
-        "silu": nn.SiLU, "sigmoid": nn.Sigmoid,
+        "silu": nn.SiLU, "sigmoid": nn.Sigmoid, "sin": lambda: sine(torch),
     }[name]()  # fmt: skip
+
+
+def sine(torch):
+    class Sine(torch.nn.Module):
+        def forward(self, x):
+            return torch.sin(x)
+
+    return Sine()
 
 
 def torch_twin(torch, network):
@@ -288,7 +297,7 @@ def torch_twin(torch, network):
         return nn.Conv2d(inputs, out, kernel, **options)
 
     convs = sorted({name.split(".")[0] for name in shapes if name.startswith("conv")})
-    if config.family == "mlp":
+    if config.family in {"mlp", "siren"}:
         hidden = [f"hidden{i}" for i in range(config.depth or 2)]
         body = [module for name in hidden for module in (linear(name), act)]
         return nn.Sequential(nn.Flatten(), *body, linear("output"))

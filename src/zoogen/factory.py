@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Int
 
 from zoogen.config import (
     Config,
@@ -25,7 +26,7 @@ from zoogen.config import (
 )
 from zoogen.data import Dataset, load
 from zoogen.errors import ConfigError, ConflictError, NotFoundError
-from zoogen.grid import Cohort, Plan, expand
+from zoogen.grid import Cohort, Member, Plan, expand, split_of
 from zoogen.keys import identity_words
 from zoogen.labelling import members_table, write_labels
 from zoogen.landscape import measure_cohort, seed_pairs
@@ -312,19 +313,21 @@ def _begin_cohort(writer: ZooWriter, cohort: Cohort, recipe: Recipe, dataset: Da
         {"name": name, "step": step, "epoch": step / line.steps_per_epoch}
         for step, name in line.snapshots.items()
     ]
+    fits = recipe.network.fits_image  # what they take is no image, but places as they are
     info = {
         "network": cohort.config.network.model_dump(mode="json"),
         "data": cohort.config.data.model_dump(mode="json"),
         "image_shape": recipe.image_shape,
         "classes": recipe.classes,
         "training_size": recipe.training_size,
-        "mean": dataset.mean.tolist(),
-        "std": dataset.std.tolist(),
+        "mean": [0.0, 0.0] if fits else dataset.mean.tolist(),
+        "std": [1.0, 1.0] if fits else dataset.std.tolist(),
         "dataset": _dataset_facts(dataset),
         "total_steps": line.total_steps,
     }
     size = _even_block_size(len(cohort.members), 4 * len(snapshots) * spec.size)
-    writer.begin_cohort(cohort.id, _cohort_table(cohort), spec.to_json(), snapshots, size, info)
+    table = _cohort_table(cohort, dataset)
+    writer.begin_cohort(cohort.id, table, spec.to_json(), snapshots, size, info)
 
 
 def _even_block_size(members: int, member_bytes: int) -> int:
@@ -340,6 +343,8 @@ def _dataset_facts(dataset: Dataset) -> dict[str, Any]:
         "name": dataset.name,
         "sha256": dataset.sha256,
         "source": dataset.source,
+        "image_shape": list(dataset.image_shape),
+        "white": dataset.white,
         "licence": dataset.licence,
         "citation": dataset.citation,
         "train_images": len(dataset.train),
@@ -348,13 +353,30 @@ def _dataset_facts(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _cohort_table(cohort: Cohort) -> pd.DataFrame:
-    """Ids and every hyper-parameter that is set, one row a member."""
+def _cohort_table(cohort: Cohort, dataset: Dataset) -> pd.DataFrame:
+    """Ids, the image that is fitted, and every hyper-parameter that is set, one row a member."""
     fixed = {key: value for key, value in cohort.config.values().items() if value is not None}
     rows = [
-        {"id": m.id, "cell": m.cell, "seed": m.seed, **fixed, **m.values} for m in cohort.members
+        {
+            "id": m.id,
+            "cell": m.cell,
+            "seed": m.seed,
+            **_image_facts(cohort.config, m, dataset),
+            **fixed,
+            **m.values,
+        }
+        for m in cohort.members
     ]
     return pd.DataFrame(rows)
+
+
+def _image_facts(config: Config, member: Member, dataset: Dataset) -> dict[str, Any]:
+    """Which image a member fits, by split and place in it, and the class of that image."""
+    if member.image is None:
+        return {}
+    split, place = split_of(config, member.image)
+    label = int(getattr(dataset, split).labels[place])
+    return {"split": split, "image": place, "label": label}
 
 
 def _train_blocks(
@@ -414,6 +436,14 @@ def _measure(writer: ZooWriter, run: str, dataset: Dataset, reporter: Reporter) 
         writer.finish_run(run)
 
 
+def _image_numbers(zoo: Zoo, table: pd.DataFrame) -> Int[np.ndarray, " m"] | None:
+    """The image that each member fits, training images counted first; nothing for classifiers."""
+    if "image" not in table:
+        return None
+    numbers = table["image"].to_numpy(np.int64)
+    return numbers + np.where(table["split"] == "test", zoo.config.images[0], 0)
+
+
 def _measure_cohort(
     writer: ZooWriter,
     zoo: Zoo,
@@ -434,6 +464,7 @@ def _measure_cohort(
         weights=zoo.reader.read(cohort, "weights"),
         pairs=pairs,
         label_noise=table["data.label_noise"].to_numpy(np.float32),
+        images=_image_numbers(zoo, table),
         member_words=np.stack([identity_words(member) for member in table["id"]]),
         on_share=lambda share: advance(share * len(table)),
     )

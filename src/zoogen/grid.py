@@ -25,6 +25,8 @@ _ROUND = "-"  # before the name of the round in the id of a cohort of added cell
 _NOT_IDENTITY = (
     ("data", "path"), ("data", "sha256"), ("data", "probe_examples"), ("train", "snapshots"),
 )  # fmt: skip
+# The number of images is the number of members, and changes none of them.
+_NOT_IDENTITY_OF_FITS = (("data", "train_examples"), ("data", "test_examples"))
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,15 @@ class Member:
         cell: the same without ``seed``.
         seed: 0 … seeds − 1.
         values: hyper-parameters that are arrays over the members of a program, by dotted key.
+        image: number of the image that it fits, training images first, then test images; ``None``
+            for a classifier.
     """
 
     id: str
     cell: str
     seed: int
     values: Mapping[str, float]
+    image: int | None = None
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,8 @@ class Plan:
 
     @property
     def n_cells(self) -> int:
-        return math.prod(len(v) for v in self.axes.values()) + sum(map(len, self.further.values()))
+        grid = math.prod(len(v) for v in self.axes.values()) + sum(map(len, self.further.values()))
+        return grid * (sum(self.config.images) or 1)
 
     @property
     def n_members(self) -> int:
@@ -184,20 +190,37 @@ def _cross(axes: Mapping[str, tuple[Scalar, ...]]) -> Iterator[dict[str, Scalar]
         yield dict(zip(axes, combination, strict=True))
 
 
+def split_of(config: Config, image: int) -> tuple[str, int]:
+    """The split that the image of a member is in, and its place there.
+
+    Example:
+        >>> from zoogen.config import DataConfig, NetworkConfig, TrainConfig
+        >>> data = DataConfig(train_examples=10, test_examples=2)
+        >>> config = Config(name="zoo", data=data, train=TrainConfig(epochs=1))
+        >>> split_of(config, 9), split_of(config, 10)
+        (('train', 9), ('test', 0))
+    """
+    train = config.data.train_examples or 0
+    return ("train", image) if image < train else ("test", image - train)
+
+
 def _members(config: Config, seeds: int) -> Iterator[Member]:
-    """The members of one cell."""
+    """The members of one point of the grid: one cell, or one for each image that is fitted."""
     identity = _identity(config)
-    cell = _digest(identity)
     values = {key: float(config.values()[key] or 0.0) for key in PER_MEMBER_PARAMETERS}
-    for seed in range(seeds):
-        yield Member(_digest(identity | {"member": seed}), cell, seed, values)
+    for image in range(sum(config.images)) if config.network.fits_image else (None,):
+        own = identity if image is None else identity | {"image": split_of(config, image)}
+        cell = _digest(own)
+        for seed in range(seeds):
+            yield Member(_digest(own | {"member": seed}), cell, seed, values, image)
 
 
 def _identity(config: Config) -> dict[str, Any]:
     """What makes a member what it is; defaults are left out, so new ones change nothing."""
     table = config.model_dump(mode="json", exclude_defaults=True)
     identity: dict[str, Any] = {key: table.get(key, {}) for key in ("data", "network", "train")}
-    for section, name in _NOT_IDENTITY:
+    fitted = _NOT_IDENTITY_OF_FITS if config.network.fits_image else ()
+    for section, name in (*_NOT_IDENTITY, *fitted):
         identity[section].pop(name, None)
     return identity | {"root": config.seed}
 

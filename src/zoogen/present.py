@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 RANGES = (
     "train_accuracy", "test_accuracy", "train_loss", "hessian_trace", "hessian_top",
-    "mode_connectivity", "cka", "weight_norm",
+    "mode_connectivity", "cka", "weight_norm", "mse", "psnr",
 )  # fmt: skip
 
 

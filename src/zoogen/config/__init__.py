@@ -21,6 +21,7 @@ from zoogen.config.schema import (
 )
 from zoogen.config.sections import (
     FIRST_GROUPS,
+    FIT_GROUPS,
     DataConfig,
     LandscapeConfig,
     NetworkConfig,
@@ -31,6 +32,7 @@ from zoogen.config.sections import (
 
 __all__ = [
     "FIRST_GROUPS",
+    "FIT_GROUPS",
     "HYPER_PARAMETERS",
     "PER_MEMBER_PARAMETERS",
     "Config",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
 from zoogen.config.axes import GridConfig, Range, Scalar, Values
 from zoogen.config.sections import (
+    FIT_GROUPS,
     PER_MEMBER,
     DataConfig,
     LandscapeConfig,
@@ -71,6 +72,56 @@ class Config(Section):
             text = expectation(dict(error.errors()[0]))
             raise ValueError(f"grid.axes.{key!r}: {text}") from None
 
+    @model_validator(mode="after")
+    def _sections_fit_family(self) -> Config:
+        others = [f for f in self.grid.axes.get("network.family", ()) if f == "siren"]
+        if others:
+            raise ValueError(
+                "grid.axes.'network.family': found 'siren', whose members fit images and don't "
+                "classify them; make a zoo of its own"
+            )
+        if not self.network.fits_image:
+            if "reconstruction" in self.landscape.metrics:
+                raise ValueError(
+                    "landscape.metrics: found 'reconstruction', but only members of the siren "
+                    f"family fit an image, not {self.network.family!r}"
+                )
+            return self
+        for problem in self._unfit_for_images():
+            raise ValueError(problem)
+        return self
+
+    def _unfit_for_images(self) -> Iterator[str]:
+        """What of the config makes no sense for members that fit one image each."""
+        for name in ("train_examples", "test_examples"):
+            if getattr(self.data, name) is None:
+                yield (
+                    f"data.{name}: missing; a siren zoo has a member for each training and each "
+                    "test image, and is planned without reading them"
+                )
+        for name in ("fraction", "label_noise", "crop", "flip"):
+            default = DataConfig.model_fields[name].default
+            if getattr(self.data, name) != default or f"data.{name}" in self.grid.axes:
+                yield f"data.{name}: found one, but a siren fits a single image as it is; remove it"
+        if self.train.optimizer != "adam" or "train.optimizer" in self.grid.axes:
+            yield (
+                f"train.optimizer: found {self.train.optimizer!r}, a siren needs 'adam': with "
+                "another rule ω0 can't be absorbed into the weights"
+            )
+        wrong = [name for name in self.landscape.metrics if name not in FIT_GROUPS]
+        if wrong:
+            yield (
+                f"landscape.metrics: found {wrong[0]!r}, which needs classes; a siren has "
+                f"{', '.join(FIT_GROUPS)}"
+            )
+
+    @property
+    def images(self) -> tuple[int, int]:
+        """How many training and test images get members of their own; none for classifiers."""
+        if not self.network.fits_image:
+            return 0, 0
+        return self.data.train_examples or 0, self.data.test_examples or 0
+
     def axis_values(self) -> dict[str, tuple[Scalar, ...]]:
         """Axis → its values, as hyper-parameters of the right type, in the order of the config."""
         return {key: _axis_values(key, axis) for key, axis in self.grid.axes.items()}
@@ -80,7 +131,8 @@ class Config(Section):
 
         The scale multiplies the points of every axis (not below 3; lists are thinned evenly, ends
         kept, and never grow), the seeds (not below 2) and, when it is below 1, the length of
-        training, its snapshots and ``train_examples``. Scale 1 is the config as written.
+        training, its snapshots and ``train_examples``. Scale 1 is the config as written. Of members
+        that fit images only the numbers of images change, so that a member stays what it is.
 
         Raises:
             ConfigError: if the config names no such size.
@@ -91,6 +143,9 @@ class Config(Section):
                 f"{', '.join(self.sizes) or 'none (the config has no [sizes] table)'}"
             )
         scale = self.sizes[size]
+        if self.network.fits_image:
+            train, test = (_scale_count(count, scale) for count in self.images)
+            return self._replace(data={"train_examples": train, "test_examples": test})
         axes = {key: _scale_axis(axis, scale) for key, axis in self.grid.axes.items()}
         seeds = max(min(self.grid.seeds, 2), math.ceil(self.grid.seeds * scale))
         return self._replace(

@@ -67,10 +67,10 @@ class DataConfig(Section):
         return self
 
 
-Activation = Literal["relu", "leaky_relu", "tanh", "gelu", "silu", "sigmoid"]
+Activation = Literal["relu", "leaky_relu", "tanh", "gelu", "silu", "sigmoid", "sin"]
 Init = Literal[
     "he_normal", "he_uniform", "glorot_normal", "glorot_uniform", "lecun_normal", "lecun_uniform",
-    "normal", "orthogonal",
+    "normal", "orthogonal", "siren",
 ]  # fmt: skip
 
 
@@ -80,20 +80,22 @@ class NetworkConfig(Section):
     Attributes:
         family: ``mlp``; ``cnn`` (the small CNN of Unterthiner et al., 2020); ``lenet`` (the
             LeNet-like CNN of Schürholt et al., 2022); ``resnet`` (a residual CNN with norms);
-            ``vit`` (a small vision transformer).
-        width: units per hidden layer (mlp), channels per layer (cnn, resnet), channels of the
-            first layer (lenet; 8 is the published net, the other layers keep their proportions),
-            units of the stream (vit).
-        depth: hidden layers (mlp), convolutions (cnn) or blocks (resnet, vit); lenet has a fixed
-            depth.
+            ``vit`` (a small vision transformer); ``siren`` (of Sitzmann et al., 2020): each member
+            is one image as a function of the place in it.
+        width: units per hidden layer (mlp, siren), channels per layer (cnn, resnet), channels of
+            the first layer (lenet; 8 is the published net, the other layers keep their
+            proportions), units of the stream (vit).
+        depth: hidden layers (mlp, siren), convolutions (cnn) or blocks (resnet, vit); lenet has a
+            fixed depth.
         heads: of the vit's attention layers, 2 by default; they divide the width.
         activation: between layers.
         padding: of the cnn's convolutions, ``valid`` (as published) or ``same``.
         init: distribution of the initial weights (``normal`` has standard deviation 0.05).
         init_scale: factor on the initial weights (per member); biases start at zero.
+        omega: ω0 of a siren, 30 by default; absorbed into the weights.
     """
 
-    family: Literal["mlp", "cnn", "lenet", "resnet", "vit"] = "mlp"
+    family: Literal["mlp", "cnn", "lenet", "resnet", "vit", "siren"] = "mlp"
     width: int = Field(default=16, ge=1, le=8192)
     depth: int | None = Field(default=None, ge=1, le=64)
     heads: int | None = Field(default=None, ge=1, le=64)
@@ -101,6 +103,7 @@ class NetworkConfig(Section):
     padding: Literal["valid", "same"] | None = None
     init: Init = "he_normal"
     init_scale: float = Field(default=1.0, gt=0, le=1e38, json_schema_extra=PER_MEMBER)
+    omega: float | None = Field(default=None, gt=0, le=1e4)
 
     @model_validator(mode="after")
     def _fields_fit_family(self) -> NetworkConfig:
@@ -110,7 +113,23 @@ class NetworkConfig(Section):
             raise ValueError(f"padding: found one, but only 'cnn' has it, not {self.family!r}")
         if self.family != "vit" and self.heads is not None:
             raise ValueError(f"heads: found some, but only 'vit' has them, not {self.family!r}")
+        if self.family != "siren":
+            if self.omega is not None:
+                raise ValueError(f"omega: found one, but only 'siren' has it, not {self.family!r}")
+            if self.init == "siren":
+                raise ValueError(f"init: found 'siren', but the family is {self.family!r}")
+            return self
+        for name, needed in (("activation", "sin"), ("init", "siren")):
+            if getattr(self, name) != needed:
+                raise ValueError(
+                    f"{name}: found {getattr(self, name)!r}, the siren family needs {needed!r}"
+                )
         return self
+
+    @property
+    def fits_image(self) -> bool:
+        """Whether a member is one image, and not a classifier of many."""
+        return self.family == "siren"
 
 
 class TrainConfig(Section):
@@ -124,8 +143,9 @@ class TrainConfig(Section):
             0.9 by default.
         nesterov: Nesterov momentum (sgd).
         weight_decay: (per member).
-        batch_size: images per step; the rest of an epoch that fills no batch is dropped.
-        epochs: constant-epoch mode: passes over the member's training images.
+        batch_size: images (siren: pixels) per step; the rest of an epoch that fills no batch is
+            dropped.
+        epochs: constant-epoch mode: passes over the member's training images (siren: pixels).
         steps: constant-step mode: optimiser steps, whatever the batch size. Exactly one of
             ``epochs`` and ``steps`` is given.
         schedule: ``constant``; ``step`` (×0.1 at ``anneal_at`` and half-way from there to the
@@ -178,8 +198,10 @@ class TrainConfig(Section):
 MetricGroup = Literal[
     "performance", "curvature", "connectivity", "similarity", "weights",
     "alignment", "representations", "gradients", "sharpness", "capacity", "collapse",
-    "activations", "complexity", "calibration",
+    "activations", "complexity", "calibration", "reconstruction",
 ]  # fmt: skip
+FIT_GROUPS: tuple[MetricGroup, ...] = ("reconstruction", "weights")
+"""The groups that members which fit an image have."""
 FIRST_GROUPS: tuple[MetricGroup, ...] = (
     "performance", "curvature", "connectivity", "similarity", "weights",
 )  # fmt: skip

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from zoogen.config import DataConfig
 from zoogen.data.dataset import Dataset, Split, arrange
+from zoogen.data.pixels import PLACE_SHAPE, image_of, pixel_values, places
 from zoogen.data.sources import read_source
 from zoogen.data.transforms import augment, noisy_labels, normalise
 
-__all__ = ["Dataset", "Split", "augment", "load", "noisy_labels", "normalise"]
+__all__ = [
+    "PLACE_SHAPE", "Dataset", "Split", "augment", "image_of", "load", "noisy_labels", "normalise",
+    "pixel_values", "places",
+]  # fmt: skip
 
 
 def load(config: DataConfig) -> Dataset:

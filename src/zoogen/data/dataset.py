@@ -53,6 +53,7 @@ class Source:
         origin: where the bytes came from, in words.
         licence: of the data; ``unknown`` where nobody stated one.
         citation: author, title, year.
+        white: the brightest value that a pixel can have; 255 for bytes and 1 for floats by default.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Source:
     origin: str
     licence: str = "unknown"
     citation: str = "unknown"
+    white: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +81,7 @@ class Dataset:
         source: where the bytes came from.
         licence: of the data.
         citation: author, title, year.
+        white: the brightest value that a pixel can have.
     """
 
     name: str
@@ -91,6 +94,12 @@ class Dataset:
     source: str
     licence: str
     citation: str
+    white: float = 255.0
+
+    @property
+    def all_images(self) -> Images:
+        """Training images, then test images."""
+        return np.concatenate([self.train.images, self.test.images])
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -158,6 +167,7 @@ def arrange(source: Source, config: DataConfig) -> Dataset:
         source=source.origin,
         licence=source.licence,
         citation=source.citation,
+        white=source.white or (255.0 if train.images.dtype == np.uint8 else 1.0),
     )
 
 

@@ -50,6 +50,7 @@ def _digits(config: DataConfig) -> Source:
         origin="scikit-learn, load_digits",
         licence="CC BY 4.0",
         citation="Alpaydin and Kaynak, Optical recognition of handwritten digits, 1998",
+        white=16.0,
     )
 
 

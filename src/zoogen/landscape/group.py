@@ -31,7 +31,8 @@ class Examples(NamedTuple):
     """What all rows share: raw images, clean labels, channel statistics.
 
     Attributes:
-        train: all training images that the members saw; the probe set comes first.
+        train: all training images that the members saw; the probe set comes first. Where members
+            fit an image each: all of these images.
         train_labels: without noise.
         test: test probe images.
         test_labels: their classes.
@@ -47,11 +48,16 @@ class Examples(NamedTuple):
 
 
 class MemberRow(NamedTuple):
-    """One member at one snapshot, with the random numbers that its groups drew."""
+    """One member at one snapshot, with the random numbers that its groups drew.
+
+    Attributes:
+        image: number of the image that it fits; a classifier has none.
+    """
 
     w: Float[Any, " p"]
     label_noise: Float[Any, ""]
     draws: Draws
+    image: Int[Any, ""] | None = None
 
 
 class PairRow(NamedTuple):
@@ -73,6 +79,7 @@ class Task:
         noise_seed: of the label noise.
         examples: training images that the members saw.
         probe: how many of them are the training probe set.
+        white: the brightest value of a pixel.
     """
 
     network: Network
@@ -80,6 +87,7 @@ class Task:
     noise_seed: int
     examples: int
     probe: int
+    white: float = 255.0
 
     def loss(
         self, data: Examples, w: Float[Array, " p"], images: Array, labels: Int[Array, " b"]

@@ -35,6 +35,7 @@ from zoogen.landscape.group import (
 from zoogen.landscape.pairs import PAIRS
 from zoogen.landscape.performance import example_errors, example_losses
 from zoogen.landscape.probes import PROBES
+from zoogen.landscape.reconstruction import pixel_errors
 from zoogen.landscape.spectrum import quadrature, ritz_extremes
 from zoogen.landscape.stderr import combination_stderr, covariance_of_means, mean_and_stderr
 from zoogen.landscape.weights import layer_rotation, weight_norm
@@ -193,6 +194,24 @@ def _cost_of_curve(task: Task) -> dict[str, dict[str, float]]:
     return {"mode_connectivity": {"gradient_evaluations": steps, "examples": batch}}
 
 
+# ------------------------------------------------------------------------------- reconstruction
+def _take_reconstruction(view: MemberView) -> Raw:
+    error, stderr = mean_and_stderr(pixel_errors(view))
+    return {"mse": error, "mse_stderr": stderr}
+
+
+def _finish_reconstruction(taken: Taken) -> Arrays:
+    mse, stderr = taken.member["mse"], taken.member["mse_stderr"]
+    with np.errstate(divide="ignore"):
+        psnr = -10 * np.log10(mse)
+    return {
+        "mse": mse,
+        "mse_stderr": stderr,
+        "psnr": psnr,
+        "psnr_stderr": 10 / np.log(10) * stderr / mse,  # to first order
+    }
+
+
 # -------------------------------------------------------------------------------------- weights
 def _finish_weights(taken: Taken) -> Arrays:
     return {
@@ -209,6 +228,7 @@ GROUPS: dict[str, Group] = {
     "connectivity": Group(
         _finish_curve, of_pair=_take_curve, draw=_draw_curve, cost=_cost_of_curve
     ),
+    "reconstruction": Group(_finish_reconstruction, of_member=_take_reconstruction),
     "weights": Group(_finish_weights),
     **PAIRS,
     **PROBES,

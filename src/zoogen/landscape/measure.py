@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Float32, Int, UInt32
 
-from zoogen.config import DataConfig, LandscapeConfig
+from zoogen.config import FIT_GROUPS, DataConfig, LandscapeConfig
 from zoogen.data import Dataset
 from zoogen.errors import ConfigError
 from zoogen.landscape.calibration import MARGIN_QUANTILES
@@ -60,6 +60,7 @@ class _Cohort:
     pairs: Int[np.ndarray, "q 2"]
     label_noise: Float32[np.ndarray, " m"]
     words: UInt32[np.ndarray, "m 2"]
+    images: Int[np.ndarray, " m"] | None
 
     @property
     def snapshots(self) -> int:
@@ -102,6 +103,7 @@ def measure_cohort(
     label_noise: Float[np.ndarray, " m"],
     member_words: UInt32[np.ndarray, "m 2"],
     groups: Iterable[str] | None = None,
+    images: Int[np.ndarray, " m"] | None = None,
     on_share: OnShare = lambda share: None,
 ) -> Measurement:
     """Take the metrics of ``METRICS`` on every member and pair of a cohort.
@@ -120,6 +122,7 @@ def measure_cohort(
         label_noise: share of noisy training labels of each member.
         member_words: identity of each member, from :func:`zoogen.keys.identity_words`.
         groups: of metrics, see ``GROUPS``; ``landscape.metrics`` if absent.
+        images: where members fit one each, its number: training images first, then test images.
         on_share: called with the share of all work that was just done; the shares sum to 1.
 
     Returns:
@@ -127,18 +130,20 @@ def measure_cohort(
         have its pairs.
 
     Raises:
-        ConfigError: for an unknown group, weights of another network, or pairs whose members
-            differ in label noise.
+        ConfigError: for an unknown group, one that such members can't have, weights of another
+            network, or pairs whose members differ in label noise.
     """
     groups = checked_groups(landscape.metrics if groups is None else groups)
     _check(network, weights, pairs, label_noise)
+    _check_groups(network, groups)
     train_probe, test_probe = dataset.probes(data)
     seen = dataset.train.first(dataset.training_size(data.fraction))
+    train = dataset.all_images if network.config.fits_image else seen.images
     examples = Examples(
-        seen.images, seen.labels, test_probe.images, test_probe.labels, dataset.mean, dataset.std
+        train, seen.labels, test_probe.images, test_probe.labels, dataset.mean, dataset.std
     )
-    task = Task(network, landscape, data.seed, len(seen), len(train_probe))
-    cohort = _Cohort(weights, pairs, np.asarray(label_noise, np.float32), member_words)
+    task = Task(network, landscape, data.seed, len(seen), len(train_probe), dataset.white)
+    cohort = _Cohort(weights, pairs, np.asarray(label_noise, np.float32), member_words, images)
     # Accelerators would otherwise round the factors of matrix products to ten bits. And what
     # overflows in a member that diverged is no news: it becomes NaN.
     with jax.default_matmul_precision("highest"), np.errstate(over="ignore", invalid="ignore"):
@@ -181,6 +186,17 @@ def _check(
         raise ConfigError(
             f"measure: pair ({i}, {j}) has label noise {label_noise[i]:g} and {label_noise[j]:g}; "
             "pair members of one cell only (`seed_pairs`)"
+        )
+
+
+def _check_groups(network: Network, groups: tuple[str, ...]) -> None:
+    fits = network.config.fits_image
+    wrong = [name for name in groups if (name not in FIT_GROUPS if fits else name == FIT_GROUPS[0])]
+    if wrong:
+        needs = f"classes; they have {', '.join(FIT_GROUPS)}" if fits else "an image that each fits"
+        raise ConfigError(
+            f"landscape.metrics: found {wrong[0]!r}, but members of the family "
+            f"{network.config.family!r} can't have it: it needs {needs}"
         )
 
 
@@ -247,7 +263,9 @@ def _take_members(
 ) -> Arrays:
     def row(member: int, snapshot: int) -> MemberRow:
         drawn = _draw(task, groups, cohort.words[member])
-        return MemberRow(cohort.weights[member, snapshot], cohort.label_noise[member], drawn)
+        image = None if cohort.images is None else np.int32(cohort.images[member])
+        weights = cohort.weights[member, snapshot]
+        return MemberRow(weights, cohort.label_noise[member], drawn, image)
 
     program = member_program(task, groups)
     return over_rows(program, row, len(cohort.weights), cohort.snapshots, data, on_rows)

@@ -265,6 +265,10 @@ _ROWS = (
                "given the wrong label", "", 0, 1, _MEMBER, "Arpit et al., 2017"),
     *_estimate("noise_recovered", "calibration", "share of wrongly labelled training examples "
                "given the clean label", "", 0, 1, _MEMBER, "Liu et al., 2020"),
+    *_estimate("mse", "reconstruction", "squared error of the image that a member shows, black 0 "
+               "and white 1", "", 0, None, _MEMBER, "Sitzmann et al., 2020", over="over pixels"),
+    *_estimate("psnr", "reconstruction", "peak signal-to-noise ratio of that image, −10 log10 of "
+               "its mse", "dB", None, None, _MEMBER, "Sitzmann et al., 2020", over="over pixels"),
 )  # fmt: skip
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _ROWS}

@@ -12,15 +12,18 @@ from jaxtyping import Array, Float
 
 from zoogen.config import NetworkConfig
 from zoogen.networks import layers
-from zoogen.networks.architecture import Apply, Architecture, Forward, Hidden
+from zoogen.networks.architecture import Apply, Architecture, Forward, Hidden, Init
 from zoogen.networks.cnn import cnn, lenet
 from zoogen.networks.initializers import initial_params
 from zoogen.networks.mlp import mlp
 from zoogen.networks.resnet import resnet
+from zoogen.networks.siren import siren, step_factors
 from zoogen.networks.vit import vit
 from zoogen.params import Params, ParamSpec
 
-__all__ = ["FAMILIES", "Hidden", "Network", "build_network", "hidden_names", "path_twin"]
+__all__ = [
+    "FAMILIES", "Hidden", "Network", "build_network", "hidden_names", "path_twin", "step_factors",
+]  # fmt: skip
 
 FAMILIES: dict[str, Callable[[NetworkConfig, tuple[int, int, int], int], Architecture]] = {
     "mlp": mlp,
@@ -28,6 +31,7 @@ FAMILIES: dict[str, Callable[[NetworkConfig, tuple[int, int, int], int], Archite
     "lenet": lenet,
     "resnet": resnet,
     "vit": vit,
+    "siren": siren,
 }
 
 
@@ -45,7 +49,7 @@ class Network:
         classes: number of logits.
         spec: names, shapes and symmetries of the parameters.
         init: ``(key, scale) → params``: weights of ``config.init`` times ``scale`` (may be
-            traced), zero biases; ``params`` is a flat dict in PyTorch layout.
+            traced), zero biases (siren: its own); ``params`` is a flat dict in PyTorch layout.
         apply: ``(params, images [b c h w]) → logits [b k]``; float32 normalised images.
         forward: the same with what hidden units hold, ``→ (logits, group → Hidden)``; under
             ``jit``, what is not used is not computed.
@@ -55,7 +59,7 @@ class Network:
     image_shape: tuple[int, int, int]
     classes: int
     spec: ParamSpec
-    init: Callable[[Array, float | Float[Array, ""]], Params]
+    init: Init
     apply: Apply
     forward: Forward
 
@@ -79,8 +83,8 @@ def build_network(
         >>> network.spec.size
         4970
     """
-    spec, forward = FAMILIES[config.family](config, image_shape, classes)
-    init = partial(initial_params, spec, config.init)
+    spec, forward, own_init = FAMILIES[config.family](config, image_shape, classes)
+    init = own_init or partial(initial_params, spec, config.init)
 
     def apply(params: Params, images: Float[Array, "b c h w"]) -> Float[Array, "b k"]:
         return forward(params, images)[0]
@@ -125,7 +129,7 @@ def path_twin(network: Network) -> Apply | None:
         return None
     config = network.config.model_copy(update={"activation": "relu"})
     build = _PATH_TWINS.get(config.family, FAMILIES[config.family])
-    _, forward = build(config, network.image_shape, network.classes)
+    forward = build(config, network.image_shape, network.classes).forward
     return lambda params, images: forward(params, images)[0]
 
 

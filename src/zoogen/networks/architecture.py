@@ -1,4 +1,4 @@
-"""What a family's builder returns: a network without its initial weights."""
+"""What a family's builder returns: a network, with initial weights only where they are its own."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class Hidden(NamedTuple):
 
 Apply = Callable[[Params, Float[Array, "b c h w"]], Float[Array, "b k"]]
 Forward = Callable[[Params, Float[Array, "b c h w"]], tuple[Float[Array, "b k"], dict[str, Hidden]]]
+Init = Callable[[Array, float | Float[Array, ""]], Params]
 
 
 class Architecture(NamedTuple):
@@ -32,7 +33,9 @@ class Architecture(NamedTuple):
     Attributes:
         spec: names, shapes and symmetries of the parameters.
         forward: ``(params, images [b c h w]) → (logits [b k], group of the spec → Hidden)``.
+        init: ``(key, scale) → params``, where the family has initial weights of its own.
     """
 
     spec: ParamSpec
     forward: Forward
+    init: Init | None = None

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from zoogen.networks.architecture import Hidden
 from zoogen.networks.formulations import FORMULATIONS, Geometry, choose, chosen
+from zoogen.networks.sine import sin
 
 __all__ = [
     "ACTIVATIONS", "SCALINGS", "chosen", "conv2d", "dense", "flatten", "global_average_pool",
@@ -45,10 +46,11 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": gelu,
     "silu": jax.nn.silu,
     "sigmoid": jax.nn.sigmoid,
+    "sin": sin,
 }
 
 # Continuous symmetry of a unit: f(s·x) = s·f(x) for every s > 0, or f(−x) = −f(x).
-SCALINGS = {"relu": "positive", "leaky_relu": "positive", "tanh": "sign"}
+SCALINGS = {"relu": "positive", "leaky_relu": "positive", "tanh": "sign", "sin": "sign"}
 
 
 def scalings(activation: str, groups: Iterable[str]) -> dict[str, str]:

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 
 from zoogen.config import Config
-from zoogen.data import Dataset
+from zoogen.data import PLACE_SHAPE, Dataset
 from zoogen.errors import ConfigError
 from zoogen.grid import Member
 from zoogen.keys import identity_words
@@ -45,8 +45,10 @@ class TrainedBlock:
 
     Attributes:
         weights: ``[m, s, p]``, the flat weights at every snapshot.
-        train_loss: ``[m, epoch]``, mean loss of the batches of an epoch as they were met.
-        train_accuracy: ``[m, epoch]``, share of hits in these batches, 0 to 1.
+        train_loss: ``[m, epoch]``, mean loss of the batches of an epoch as they were met;
+            cross-entropy, or squared error where members fit images.
+        train_accuracy: ``[m, epoch]``, share of hits in these batches, 0 to 1; NaN where members
+            fit images.
         diverged_epoch: ``[m]``, epoch in which the loss ceased to be finite, −1 if it did not.
         stopped_epoch: ``[m]``, epoch after which the loss target was reached, −1 if never.
     """
@@ -65,6 +67,8 @@ def recipe_of(config: Config, dataset: Dataset) -> Recipe:
         ConfigError: if the training set does not fill one batch, or the images are too small for
             the network.
     """
+    if config.network.fits_image:
+        return _recipe_of_fits(config, dataset)
     size = dataset.training_size(config.data.fraction)
     if size < config.train.batch_size:
         raise ConfigError(
@@ -87,8 +91,51 @@ def recipe_of(config: Config, dataset: Dataset) -> Recipe:
     return recipe
 
 
+def _recipe_of_fits(config: Config, dataset: Dataset) -> Recipe:
+    """The training of members that fit one image each: its pixels are their examples."""
+    channels, height, width = dataset.image_shape
+    found = len(dataset.train), len(dataset.test)
+    if found != config.images:
+        wanted = "{} training and {} test images".format(*config.images)
+        raise ConfigError(
+            f"config {config.name!r}: data.train_examples, data.test_examples: expected {wanted}, "
+            f"one for each cell, but data set {dataset.name!r} has only {found[0]} and {found[1]}; "
+            "lower them"
+        )
+    if config.train.batch_size > height * width:
+        raise ConfigError(
+            f"config {config.name!r}: train.batch_size: found {config.train.batch_size}, but an "
+            f"image has only {height}×{width} = {height * width} pixels; choose a smaller batch"
+        )
+    if dataset.train.images.dtype != np.uint8 and not _in_unit_range(dataset.all_images):
+        raise ConfigError(
+            f"config {config.name!r}: data set {dataset.name!r} has pixels beyond 0 and 1, and "
+            "what is black and white in it is not known; scale them to [0, 1]"
+        )
+    return Recipe(
+        network=config.network,
+        train=config.train,
+        image_shape=PLACE_SHAPE,
+        classes=channels,
+        training_size=height * width,
+        crop=0,
+        flip=False,
+        noise_seed=0,
+        root=config.seed,
+        white=dataset.white,
+    )
+
+
+def _in_unit_range(images: np.ndarray) -> bool:
+    return bool(images.min() >= 0 and images.max() <= 1)
+
+
 def training_data(dataset: Dataset, recipe: Recipe) -> TrainingData:
     """The images that members of a recipe see, on every device."""
+    if recipe.network.fits_image:
+        mean, std = np.zeros(2, np.float32), np.ones(2, np.float32)  # places are what they are
+        given = dataset.all_images, np.zeros(0, np.int32), mean, std
+        return share(TrainingData(*map(jnp.asarray, given)))
     n = recipe.training_size
     images, labels = dataset.train.images[:n], dataset.train.labels[:n]
     return share(TrainingData(*map(jnp.asarray, (images, labels, dataset.mean, dataset.std))))
@@ -101,7 +148,10 @@ def member_input(members: Sequence[Member]) -> MemberInput:
         for key in members[0].values
     }
     words = np.stack([identity_words(member.id) for member in members])
-    return MemberInput(jnp.asarray(words), values)
+    if members[0].image is None:
+        return MemberInput(jnp.asarray(words), values)
+    images = jnp.array([member.image for member in members], jnp.int32)
+    return MemberInput(jnp.asarray(words), values, image=images)
 
 
 def train_block(
@@ -241,10 +291,11 @@ def _finish(recipe: Recipe, progress: _Progress, members: int) -> TrainedBlock:
     last = np.where(ended, np.maximum(state.stopped_epoch, state.diverged_epoch), line.n_epochs)
     never_run = np.arange(line.n_epochs) > last[:, None]
     images = steps * recipe.train.batch_size
+    unclassified = never_run | recipe.network.fits_image
     return TrainedBlock(
         weights=progress.snapshots[:members],
         train_loss=np.where(never_run, np.nan, begun / steps).astype(np.float32),
-        train_accuracy=np.where(never_run, np.nan, state.hits / images).astype(np.float32),
+        train_accuracy=np.where(unclassified, np.nan, state.hits / images).astype(np.float32),
         diverged_epoch=state.diverged_epoch,
         stopped_epoch=state.stopped_epoch,
     )

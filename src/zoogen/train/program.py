@@ -17,9 +17,9 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from zoogen.config import NetworkConfig, TrainConfig
-from zoogen.data import augment, noisy_labels, normalise
+from zoogen.data import augment, noisy_labels, normalise, pixel_values, places
 from zoogen.keys import Purpose, key_for
-from zoogen.networks import Network, build_network
+from zoogen.networks import Network, build_network, step_factors
 from zoogen.networks.cost import working_bytes
 from zoogen.params import Params
 from zoogen.population import MemberFunction, on_cpu, over_members
@@ -37,11 +37,13 @@ class MemberInput(NamedTuple):
         values: its per-member hyper-parameters by dotted key.
         mask: which weights there are; the others stay zero. All of them without one, which
             costs nothing: a program that is given no mask has none.
+        image: number of the image that it fits; a classifier has none.
     """
 
     words: UInt32[Array, "2"]
     values: Mapping[str, Float[Array, ""]]
     mask: Mapping[str, Bool[Array, "..."]] | None = None
+    image: Int[Array, ""] | None = None
 
 
 class MemberState(NamedTuple):
@@ -68,13 +70,14 @@ class TrainingData(NamedTuple):
     """What all members of a cohort share.
 
     Attributes:
-        images: training images, raw.
+        images: training images, raw; all images, where members fit one each. Inside the program
+            these are the places in that one image, and its ``labels`` what is to be seen there.
         labels: clean labels.
         mean, std: per channel.
     """
 
     images: Array
-    labels: Int[Array, " n"]
+    labels: Int[Array, " n"] | Float[Array, "n c"]
     mean: Float[Array, " c"]
     std: Float[Array, " c"]
 
@@ -88,7 +91,12 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything static about a cohort's training; equal recipes share one compilation."""
+    """Everything static about a cohort's training; equal recipes share one compilation.
+
+    Where members fit an image, their training examples are its pixels: ``training_size`` is the
+    number of these, ``image_shape`` that of a place, ``classes`` the number of channels, and
+    ``white`` the brightest value.
+    """
 
     network: NetworkConfig
     train: TrainConfig
@@ -99,6 +107,7 @@ class Recipe:
     flip: bool
     noise_seed: int
     root: int
+    white: float = 255.0
 
     @property
     def net(self) -> Network:
@@ -172,10 +181,7 @@ def advance_member(
     """A member after the steps of a span; one that diverged or stopped stays as it is."""
     (given, state), (data, span) = member, shared
     per_epoch = recipe.timeline.steps_per_epoch
-    labels = noisy_labels(
-        data.labels, given.values["data.label_noise"], recipe.classes, recipe.noise_seed
-    )
-    run = partial(_run_epoch, recipe, given, data._replace(labels=labels), span)
+    run = partial(_run_epoch, recipe, given, _own_data(recipe, given, data), span)
 
     def epoch_if_training(epoch: Int[Array, ""], state: MemberState) -> MemberState:
         training = (state.diverged_epoch == NEVER) & (state.stopped_epoch == NEVER)
@@ -183,6 +189,18 @@ def advance_member(
 
     last = (span.stop + per_epoch - 1) // per_epoch
     return jax.lax.fori_loop(span.start // per_epoch, last, epoch_if_training, state)
+
+
+def _own_data(recipe: Recipe, member: MemberInput, data: TrainingData) -> TrainingData:
+    """What this member trains on: images with its share of noisy labels, or pixels of its image."""
+    if recipe.network.fits_image:
+        _, _, height, width = data.images.shape
+        values = pixel_values(data.images[member.image], recipe.white)
+        return data._replace(images=jnp.asarray(places(height, width)), labels=values)
+    labels = noisy_labels(
+        data.labels, member.values["data.label_noise"], recipe.classes, recipe.noise_seed
+    )
+    return data._replace(labels=labels)
 
 
 def _run_epoch(
@@ -198,17 +216,21 @@ def _run_epoch(
     order_key = key_for(recipe.root, member.words, Purpose.ORDER)
     order = round_keys(jax.random.fold_in(order_key, epoch))
     begin = epoch * per_epoch
+    factors = step_factors(recipe.network, recipe.net.spec)
 
     def step(i: Int[Array, ""], carry: Any) -> Any:
         params, optimizer, loss_sum, hits = carry
         images, labels = _batch(recipe, member, data, order, i, begin + i)
-        (loss, correct), gradient = jax.value_and_grad(_loss, argnums=1, has_aux=True)(
+        measure = _squared_error if recipe.network.fits_image else _loss
+        (loss, correct), gradient = jax.value_and_grad(measure, argnums=1, has_aux=True)(
             recipe.net, params, images, labels
         )
         factor = rate_factor(recipe.train, recipe.timeline, begin + i)
         updates, optimizer = _optimizer(recipe.train, member, factor).update(
             gradient, optimizer, params
         )
+        for name, absorbed in factors.items():
+            updates[name] = absorbed * updates[name]
         params = _masked(member, optax.apply_updates(params, updates))
         return params, optimizer, loss_sum + loss, hits + correct
 
@@ -257,6 +279,13 @@ def _loss(
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
     hits = jnp.sum(jnp.argmax(logits, axis=-1).astype(labels.dtype) == labels, dtype=jnp.int32)
     return loss, hits
+
+
+def _squared_error(
+    network: Network, params: Params, at: Float[Array, "b 2 1 1"], values: Float[Array, "b c"]
+) -> tuple[Float[Array, ""], Int[Array, ""]]:
+    """Mean squared error over pixels and channels; there are no hits."""
+    return jnp.mean(jnp.square(network.apply(params, at) - values)), jnp.int32(0)
 
 
 def _end_epoch(

@@ -30,7 +30,7 @@ from zoogen.grid import Cohort, Member, Plan, expand, split_of
 from zoogen.keys import identity_words
 from zoogen.labelling import members_table, write_labels
 from zoogen.landscape import measure_cohort, seed_pairs
-from zoogen.landscape.metrics import checked_groups
+from zoogen.landscape.metrics import checked_groups, require_groups
 from zoogen.networks.layers import chosen
 from zoogen.phases import load_rule
 from zoogen.population import use_all_cores
@@ -153,6 +153,7 @@ def measure(
     use_all_cores()
     zoo = open_zoo(path)
     metrics = checked_groups(zoo.config.landscape.metrics if groups is None else groups)
+    require_groups(zoo.config.network, metrics)
     landscape = zoo.config.landscape.model_copy(update={"metrics": metrics})
     with ZooWriter.open(path, provenance()) as writer:
         _require_trained(writer)
@@ -194,6 +195,7 @@ def proposals(path: str | Path, budget: int, rule: str | None = None) -> list[Pr
             than that of the labels.
     """
     zoo = open_zoo(path)
+    zoo.require_classifiers("refine")
     if "derivation" in zoo.facts:
         raise ConfigError(
             f"{zoo.path}: derived from zoo {zoo.facts['derivation']['parent']['name']!r}; refine "
@@ -238,6 +240,7 @@ def refine(
     use_all_cores()
     with ZooWriter.open(path, provenance()) as writer:
         zoo = open_zoo(path)
+        zoo.require_classifiers("refine")
         dataset = zoo.dataset
         if zoo.is_complete or not zoo.plan.further:
             found = proposals(path, budget, rule)

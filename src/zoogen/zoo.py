@@ -20,6 +20,7 @@ from zoogen.data import Dataset, load, normalise
 from zoogen.errors import ConfigError, CorruptZooError, DataUnavailableError, NotFoundError
 from zoogen.grid import Plan, expand
 from zoogen.networks import Network, build_network
+from zoogen.networks.rendering import render
 from zoogen.params import Params, ParamSpec
 from zoogen.store import Metric, ZooReader
 
@@ -73,6 +74,7 @@ class ZooMember:
         network: its architecture.
         vector: ``[p]``, its weights in the order of ``network.spec``.
         mean, std: per channel, of the training images.
+        image_shape: channels, height and width of the images of the data set.
     """
 
     id: str
@@ -81,6 +83,7 @@ class ZooMember:
     vector: Float[np.ndarray, " p"]
     mean: Float[np.ndarray, " c"]
     std: Float[np.ndarray, " c"]
+    image_shape: tuple[int, int, int]
 
     @property
     def spec(self) -> ParamSpec:
@@ -93,9 +96,30 @@ class ZooMember:
         return self.spec.unflatten(jnp.asarray(self.vector))
 
     def apply(self, images: Any) -> Float[Array, "b k"]:
-        """Logits of raw images ``[b c h w]``, as the data set gives them (not normalised)."""
+        """Logits of raw images ``[b c h w]``, as the data set gives them (not normalised).
+
+        Of a member that fits an image: brightness at places ``[b 2 1 1]``, row and column in
+        [−1, 1].
+        """
         raw, mean, std = map(jnp.asarray, (images, self.mean, self.std))
         return self.network.apply(self.params, normalise(raw, mean, std))
+
+    def image(
+        self, height: int | None = None, width: int | None = None
+    ) -> Float[np.ndarray, "c h w"]:
+        """The image that a member shows, 0 black and 1 white; at another size where one is given.
+
+        Raises:
+            ConfigError: if the member is a classifier.
+        """
+        if not self.network.config.fits_image:
+            raise ConfigError(
+                f"member {self.id}: found a classifier ({self.network.config.family}), only "
+                "members of the siren family show an image"
+            )
+        _, rows, columns = self.image_shape
+        weights = jnp.asarray(self.vector)[None]
+        return render(self.network, weights, height or rows, width or columns)[0]
 
 
 class Zoo:
@@ -313,11 +337,46 @@ class Zoo:
         """
         info = self._member_row(member)
         cohort = str(info["cohort"])
-        facts = self.reader.cohort(cohort).info
+        facts: dict[str, Any] = self.reader.cohort(cohort).info
         position = self._snapshot_position(cohort, snapshot)
         vector = self.reader.read(cohort, "weights", [int(info["row"])], position)[0]
         mean, std = (np.asarray(facts[key], np.float32) for key in ("mean", "std"))
-        return ZooMember(str(info.name), info, self.network(cohort), vector, mean, std)
+        shape = facts["dataset"].get("image_shape", facts["image_shape"])
+        network = self.network(cohort)
+        return ZooMember(str(info.name), info, network, vector, mean, std, tuple(shape))
+
+    def targets(self, where: str | None = None) -> Float[np.ndarray, "m c h w"]:
+        """The images that members fit, as the data set has them: 0 black, 1 white.
+
+        Args:
+            where: a pandas query over :attr:`members`, as in :meth:`weights`, whose rows these are.
+
+        Raises:
+            ConfigError: if the members are classifiers, or the query is none.
+            NotFoundError: if the query selects nothing.
+            DataUnavailableError: if the data set can't be had.
+        """
+        chosen = self.select(where)
+        if not self.config.network.fits_image:
+            raise ConfigError(
+                f"{self.path}: found classifiers, only members of the siren family fit an image"
+            )
+        dataset, places = self.dataset, chosen["image"].to_numpy(int)
+        first_test = np.where(chosen["split"] == "test", len(dataset.train), 0)
+        images = dataset.all_images[places + first_test]
+        return images.astype(np.float32) / np.float32(dataset.white)
+
+    def require_classifiers(self, what: str) -> None:
+        """Refuse work that needs classifiers.
+
+        Raises:
+            ConfigError: if the members fit images.
+        """
+        if self.config.network.fits_image:
+            raise ConfigError(
+                f"{self.path}: {what} needs classifiers, found members that fit an image each "
+                f"({self.config.network.family}); choose another zoo"
+            )
 
     def network(self, cohort: str) -> Network:
         """The architecture that the members of a cohort share."""

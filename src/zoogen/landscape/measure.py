@@ -12,14 +12,14 @@ import jax
 import numpy as np
 from jaxtyping import Float, Float32, Int, UInt32
 
-from zoogen.config import FIT_GROUPS, DataConfig, LandscapeConfig
+from zoogen.config import DataConfig, LandscapeConfig
 from zoogen.data import Dataset
 from zoogen.errors import ConfigError
 from zoogen.landscape.calibration import MARGIN_QUANTILES
 from zoogen.landscape.connectivity import CURVE_POINTS
 from zoogen.landscape.group import Arrays, Draws, Examples, MemberRow, PairRow, Taken, Task, Words
 from zoogen.landscape.groups import GROUPS
-from zoogen.landscape.metrics import METRICS, checked_groups
+from zoogen.landscape.metrics import METRICS, checked_groups, require_groups
 from zoogen.landscape.programs import empty_rows, member_program, over_rows, pair_program
 from zoogen.landscape.weights import rotating_layers
 from zoogen.networks import Network, hidden_names
@@ -135,7 +135,7 @@ def measure_cohort(
     """
     groups = checked_groups(landscape.metrics if groups is None else groups)
     _check(network, weights, pairs, label_noise)
-    _check_groups(network, groups)
+    require_groups(network.config, groups)
     train_probe, test_probe = dataset.probes(data)
     seen = dataset.train.first(dataset.training_size(data.fraction))
     train = dataset.all_images if network.config.fits_image else seen.images
@@ -186,17 +186,6 @@ def _check(
         raise ConfigError(
             f"measure: pair ({i}, {j}) has label noise {label_noise[i]:g} and {label_noise[j]:g}; "
             "pair members of one cell only (`seed_pairs`)"
-        )
-
-
-def _check_groups(network: Network, groups: tuple[str, ...]) -> None:
-    fits = network.config.fits_image
-    wrong = [name for name in groups if (name not in FIT_GROUPS if fits else name == FIT_GROUPS[0])]
-    if wrong:
-        needs = f"classes; they have {', '.join(FIT_GROUPS)}" if fits else "an image that each fits"
-        raise ConfigError(
-            f"landscape.metrics: found {wrong[0]!r}, but members of the family "
-            f"{network.config.family!r} can't have it: it needs {needs}"
         )
 
 

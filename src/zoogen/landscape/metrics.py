@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from zoogen.config import FIT_GROUPS, NetworkConfig
 from zoogen.errors import ConfigError
 
 
@@ -299,6 +300,22 @@ NOTES: tuple[str, ...] = (
     "(`benchmarks/matfree_comparison.py`).",
 )
 """How the numbers are meant, for the page of metrics."""
+
+
+def require_groups(network: NetworkConfig, groups: Iterable[str]) -> None:
+    """Refuse groups that members of a family can't have.
+
+    Raises:
+        ConfigError: naming the first of them.
+    """
+    fits = network.fits_image
+    wrong = [name for name in groups if (name not in FIT_GROUPS if fits else name == FIT_GROUPS[0])]
+    if wrong:
+        needs = f"classes; they have {', '.join(FIT_GROUPS)}" if fits else "an image that each fits"
+        raise ConfigError(
+            f"landscape.metrics: found {wrong[0]!r}, but members of the family "
+            f"{network.family!r} can't have it: it needs {needs}"
+        )
 
 
 def checked_groups(groups: Iterable[str]) -> tuple[str, ...]:

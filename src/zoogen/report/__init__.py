@@ -17,6 +17,7 @@ from zoogen.report.card import datacard
 from zoogen.report.cut import cuts, mean_and_error
 from zoogen.report.data import ReportData, data_of, rule_lines
 from zoogen.report.diagram import phase_diagrams
+from zoogen.report.gallery import galleries
 from zoogen.report.panels import PANELS
 from zoogen.report.trajectories import bands, trajectories
 
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PANELS", "Axis", "ReportData", "bands", "cuts", "data_of", "datacard", "describe_axis",
-    "mean_and_error", "phase_diagrams", "render", "rule_lines", "trajectories", "write_report",
+    "galleries", "mean_and_error", "phase_diagrams", "render", "rule_lines", "trajectories",
+    "write_report",
 ]  # fmt: skip
 
 
@@ -37,8 +39,8 @@ def write_report(zoo: Zoo, out: Path | str) -> list[Path]:
         out: directory; made if absent.
 
     Returns:
-        The files written: ``phase_diagram*``, ``cut*`` and ``trajectories``, each as PNG and SVG,
-        and ``datacard.md``.
+        The files written: ``phase_diagram*``, ``cut*`` and ``trajectories`` (where members fit
+        images, ``gallery``), each as PNG and SVG, and ``datacard.md``.
 
     Raises:
         ConfigError: if matplotlib is missing.
@@ -56,7 +58,7 @@ def render(data: ReportData, out: Path | str) -> list[Path]:
         StorageError: if the directory cannot be written.
     """
     folder = Path(out)
-    figures = phase_diagrams(data) | cuts(data) | trajectories(data)
+    figures = phase_diagrams(data) | cuts(data) | trajectories(data) | galleries(data)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         paths = [path for name, fig in figures.items() for path in save(fig, folder / name)]

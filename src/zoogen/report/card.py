@@ -22,10 +22,19 @@ def datacard(data: ReportData, figures: Sequence[str] = ()) -> str:
         data: what to say.
         figures: stems of the figures beside the card.
     """
+    middle: list[tuple[str, list[str]]] = [
+        ("## Phases", [*_figure_links(figures), "", *_phase_tables(data)])
+    ]
+    if data.recipe:
+        links = [f"![{stem}]({stem}.png)" for stem in figures]
+        middle = [
+            ("## Recipe", [f"- {line}" for line in data.recipe]),
+            ("## Images", [*links, "", *_quality_table(data)]),
+        ]
     sections = [
         (f"# {data.name}", [data.description] if data.description else []),
         ("## What it is", _what(data)),
-        ("## Phases", [*_figure_links(figures), "", *_phase_tables(data)]),
+        *middle,
         ("## Grid", _table(["axis", "key", "values"], [_axis_row(a, data) for a in data.axes])),
         ("## Measurements", _measurements(data)),
         ("## How to load", _loading(data)),
@@ -45,8 +54,8 @@ def _what(data: ReportData) -> list[str]:
         "Network": data.network,
         "Training": data.training,
         "Size": f"{len(data.members)} members in {len(data.cells)} cells",
-        "Diverged": f"{data.members['diverged'].sum()} members; those that failed otherwise sit at "
-        "chance",
+        "Diverged": f"{data.members['diverged'].sum()} members"
+        + ("" if data.recipe else "; those that failed otherwise sit at chance"),
         "Numbers below": data.snapshot,
     }
     return [f"- **{name}**: {text}" for name, text in facts.items()]
@@ -74,6 +83,18 @@ def _phase_tables(data: ReportData) -> list[str]:
         "",
         *(f"- {line}" for line in data.rule),
     ]
+
+
+def _quality_table(data: ReportData) -> list[str]:
+    """PSNR of the images by split and class."""
+    if "psnr" not in data.members:
+        return []
+    rows = []
+    for (split, label), members in data.members.groupby(["split", "label"], sort=True):
+        spread = _quantiles(members["psnr"].to_numpy(float), [0, 0.05, 0.5, 1])
+        rows.append((split, label, len(members), *spread))
+    head = ["split", "label", "members", "least PSNR [dB]", "5 %", "median", "greatest"]
+    return _table(head, rows)
 
 
 def _axis_row(axis: Axis, data: ReportData) -> tuple[str, str, str]:
@@ -123,11 +144,17 @@ def _quantiles(values: Float[np.ndarray, " n"], at: Sequence[float]) -> list[str
 
 
 def _loading(data: ReportData) -> list[str]:
+    reading = ["weights = zoo.weights(snapshot=-1, where=\"phase == 'IV-B'\")"]
+    if data.recipe:
+        reading = [
+            "weights = zoo.weights(where=\"split == 'train'\")  # zoo.targets(…): their images",
+            "picture = zoo[0].image()  # [c h w]; zoo.members['label']: what it shows",
+        ]
     return [
         "```python",
         "import zoogen",
         f'zoo = zoogen.open_zoo("{data.location}")  # zoo.members, zoo.cells: DataFrames',
-        "weights = zoo.weights(snapshot=-1, where=\"phase == 'IV-B'\")",
+        *reading,
         "```",
     ]
 

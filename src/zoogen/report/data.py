@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from zoogen.config import Config
-from zoogen.errors import NotFoundError
+from zoogen.errors import DataUnavailableError, NotFoundError
 from zoogen.grid import round_of
 from zoogen.landscape import METRICS
+from zoogen.networks.siren import DEFAULT_OMEGA
 from zoogen.report.axes import Axis, describe_axis
 
 if TYPE_CHECKING:
@@ -28,6 +31,28 @@ PHASE_NAMES = {
     "failed": "diverged or at chance",
     "unlabelled": "measurement missing",
 }
+
+
+@dataclass(frozen=True, eq=False)
+class Gallery:
+    """Members that fit images, from the worst to the best.
+
+    Attributes:
+        originals: ``[n c h w]``, 0 black and 1 white.
+        shown: the same images as the members show them.
+        between: the same at ``BETWEEN`` times the size: what the members are between pixels.
+        psnr: of each, in dB.
+    """
+
+    originals: Float[np.ndarray, "n c h w"]
+    shown: Float[np.ndarray, "n c h w"]
+    between: Float[np.ndarray, "n c H W"]
+    psnr: Float[np.ndarray, " n"]
+
+
+SHOWN = 24
+"""Members in a gallery."""
+BETWEEN = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +78,9 @@ class ReportData:
         limits: known limits, one sentence each.
         provenance: label → text (versions, hashes, device, time).
         thresholds: name of a threshold of the rule → its value.
+        recipe: how the members of a zoo of images came about, one sentence each; empty for
+            classifiers.
+        gallery: some members of such a zoo as images; ``None`` without them.
         trajectories: metric → long table over training: ``cell``, ``member`` (an index of
             ``members``; of pairs ``other``, too), ``snapshot``, ``epoch``, ``value``.
     """
@@ -75,6 +103,8 @@ class ReportData:
     provenance: Mapping[str, str]
     thresholds: Mapping[str, float]
     trajectories: Mapping[str, pd.DataFrame]
+    recipe: tuple[str, ...] = ()
+    gallery: Gallery | None = None
 
     @property
     def axes(self) -> list[Axis]:
@@ -91,7 +121,7 @@ def data_of(zoo: Zoo) -> ReportData:
     config, labels = zoo.config, zoo.reader.labels()
     if labels is None:
         raise NotFoundError(f"{zoo.path}: no phase labels yet; run `zoogen label {zoo.path}`")
-    dataset = zoo.facts["dataset"]
+    dataset, fits = zoo.facts["dataset"], config.network.fits_image
     varies = "network.family" in config.grid.axes
     axis = partial(describe_axis, family="" if varies else config.network.family)
     load, temperature = config.grid.load, config.grid.temperature
@@ -111,12 +141,68 @@ def data_of(zoo: Zoo) -> ReportData:
         temperature=axis(temperature, "temperature") if temperature else None,
         facets=tuple(axis(k, "facet") for k in config.grid.axes if k not in (load, temperature)),
         rule=rule_lines(labels.info),
-        limits=_limits(config, dataset["chance_accuracy"]),
+        limits=_limits_of_fits() if fits else _limits(config, dataset["chance_accuracy"]),
         provenance=_provenance(zoo),
         thresholds={name: cut["value"] for name, cut in labels.info["thresholds"].items()},
         trajectories={
-            name: _trajectory(zoo, name) for name in zoo.metric_names() if followed(name)
+            name: _trajectory(zoo, name)
+            for name in zoo.metric_names()
+            if followed(name) and not fits
         },
+        recipe=_recipe(zoo) if fits else (),
+        gallery=_gallery(zoo) if fits else None,
+    )
+
+
+def _recipe(zoo: Zoo) -> tuple[str, ...]:
+    """How the members came about: what two zoos of images can silently differ in."""
+    config, white = zoo.config, zoo.facts["dataset"]["white"]
+    _, height, width = zoo.facts["dataset"]["image_shape"]
+    network, train = config.network, config.train
+    omega = DEFAULT_OMEGA if network.omega is None else network.omega
+    return (
+        "A member is the function sin(W1 x + b1), sin(W2 … + b2), …, W x + b of a place x = (row, "
+        "column), stored exactly so: ω0 is absorbed into the weights and biases of hidden layers.",
+        f"Places: the first and the last row and column of the {height}×{width} image are at −1 "
+        f"and 1, the others evenly between. Values: raw pixels ÷ {white:g}, so that black is 0 and "
+        "white 1; nothing is added to the output, before or after.",
+        f"Initial weights of Sitzmann et al. (2020) with ω0 = {omega:g}, independent for each "
+        f"member: uniform within ± ω0/n in the first layer, ± √(6/n) in the next ones, "
+        "± √(6/n)/ω0 in the output layer, where n counts a layer's inputs; biases within ± ω0/√n, "
+        "in the output layer ± 1/√n.",
+        f"Training: mean squared error on {train.batch_size} pixels a step, drawn without "
+        f"replacement within a pass; {_training_text(config)}; steps of hidden layers are ω0 times "
+        "as long, which equals training the published form.",
+        "`split` and `image` name the image in the data set's order as loaded; `label` is its "
+        f"class. Each image has {config.grid.seeds} members, which differ in seed.",
+    )
+
+
+def _gallery(zoo: Zoo) -> Gallery | None:
+    """Members at even ranks of their PSNR; nothing where the data set can't be had."""
+    known = zoo.members["psnr"].dropna() if "psnr" in zoo.members else pd.Series(dtype=float)
+    if known.empty:
+        return None
+    ranks = np.linspace(0, len(known) - 1, min(SHOWN, len(known))).round().astype(int)
+    chosen = known.sort_values(kind="stable").iloc[ranks]
+    try:
+        originals = zoo.targets()[zoo.members.index.get_indexer(chosen.index)]
+    except DataUnavailableError:
+        return None
+    members = [zoo[str(name)] for name in chosen.index]
+    _, height, width = originals.shape[1:]
+    shown, between = (
+        np.stack([member.image(height * by, width * by) for member in members])
+        for by in (1, BETWEEN)
+    )
+    return Gallery(originals, shown, between, chosen.to_numpy(np.float32))
+
+
+def _limits_of_fits() -> tuple[str, ...]:
+    return (
+        "PSNR is taken at the pixels that members were fitted to; between them an image is "
+        "whatever its weights make of it.",
+        "Members have no phase: rules are for classifiers.",
     )
 
 
@@ -155,7 +241,8 @@ def _with_all_phases(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _dataset_text(facts: Mapping[str, Any]) -> str:
-    dataset, (_, height, width) = facts["dataset"], facts["image_shape"]
+    dataset = facts["dataset"]
+    _, height, width = dataset.get("image_shape", facts["image_shape"])
     counts = f"{dataset['train_images']:,} + {dataset['test_images']:,}"
     return f"{dataset['name']} ({counts} images, {height}×{width})"
 
@@ -169,6 +256,7 @@ def _network_text(config: Config) -> str:
         "lenet": "LeNet-like CNN",
         "resnet": "residual CNN",
         "vit": "vision transformer",
+        "siren": "SIREN",
     }
     family = "networks" if "network.family" in varying else names[network.family]
     shown = {"width": f"width {network.width}", "activation": network.activation}

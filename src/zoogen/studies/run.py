@@ -180,6 +180,7 @@ def run_study(
     kind = _kind(name)
     if overrides and not kind.overridden:
         raise ConfigError(f"study {name}: found --set {overrides[0]}, but it takes none; remove it")
+    zoo.require_classifiers(f"study {name}")
     report = data_of(zoo)
     members = len(report.members) - int(report.members["diverged"].sum())
     with reporter(name, members, "members") as advance:

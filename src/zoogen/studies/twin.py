@@ -48,6 +48,7 @@ def sparsify(zoo: Zoo, out: str | Path, pruning: Pruning, reporter: Reporter = s
         raise ConfigError(
             f"sparsity: found {pruning.sparsity:g}, expected a share of the weights between 0 and 1"
         )
+    zoo.require_classifiers("sparsify")
     _require_complete(zoo)
     cohorts = zoo.reader.cohorts
     recipes = {name: recipe_of(config_of(zoo, name), zoo.dataset) for name in cohorts}

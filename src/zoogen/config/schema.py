@@ -74,12 +74,6 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _sections_fit_family(self) -> Config:
-        others = [f for f in self.grid.axes.get("network.family", ()) if f == "siren"]
-        if others:
-            raise ValueError(
-                "grid.axes.'network.family': found 'siren', whose members fit images and don't "
-                "classify them; make a zoo of its own"
-            )
         if not self.network.fits_image:
             if "reconstruction" in self.landscape.metrics:
                 raise ValueError(

@@ -174,8 +174,12 @@ def _recipe(zoo: Zoo) -> tuple[str, ...]:
         f"replacement within a pass; {_training_text(config)}; steps of hidden layers are ω0 times "
         "as long, which equals training the published form.",
         "`split` and `image` name the image in the data set's order as loaded; `label` is its "
-        f"class. Each image has {config.grid.seeds} members, which differ in seed.",
+        f"class. Each image has {_members_text(config.grid.seeds)}.",
     )
+
+
+def _members_text(seeds: int) -> str:
+    return "one member" if seeds == 1 else f"{seeds} members, which differ in seed"
 
 
 def _gallery(zoo: Zoo) -> Gallery | None:

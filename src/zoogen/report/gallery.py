@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _ACROSS, _SIDE, _GAP = 12, 0.66, 0.08
-_LEFT, _TOP, _LABEL, _HISTOGRAM = 0.85, 0.75, 0.22, 1.6
+_LEFT, _TOP, _LABEL, _HISTOGRAM = 1.0, 0.75, 0.22, 1.6
 _ROWS = ("original", "member", "4 × the pixels")
 
 
@@ -80,7 +80,8 @@ def _picture(image: Float[np.ndarray, "c h w"]) -> Float[np.ndarray, "h w *rgb"]
 def _histogram(figure: Figure, data: ReportData, width: float) -> None:
     axes = place(figure, _LEFT, 0.45, width - _LEFT - 0.15, _HISTOGRAM)
     known = data.members.dropna(subset="psnr")
-    edges = np.linspace(known["psnr"].min() - 0.5, known["psnr"].max() + 0.5, 60).tolist()
+    bins = int(np.clip(len(known) // 5, 10, 100))
+    edges = np.linspace(known["psnr"].min() - 0.5, known["psnr"].max() + 0.5, bins).tolist()
     for (split, rows), colour in zip(
         known.groupby("split", sort=False), ("#4477AA", "#EE6677"), strict=False
     ):

@@ -18,7 +18,8 @@ from zoogen.phases import grows
 Role = Literal["load", "temperature", "facet"]
 
 _WIDTH_UNITS = {
-    "mlp": "units per hidden layer", "cnn": "channels per layer", "lenet": "channels of layer 1",
+    "mlp": "units per hidden layer", "siren": "units per hidden layer",
+    "cnn": "channels per layer", "lenet": "channels of layer 1",
     "resnet": "channels per layer", "vit": "units of the stream",
 }  # fmt: skip
 _WORDS = {

@@ -189,14 +189,19 @@ def proposals(path: str | Path, budget: int, rule: str | None = None) -> list[Pr
 
     Raises:
         NotFoundError: if there is no zoo, or it is not complete.
-        ConfigError: for a budget below 1, a grid without numbers, a derived zoo, or another rule
-            than that of the labels.
+        ConfigError: for a budget below 1, a grid without numbers, a random search, a derived zoo,
+            or another rule than that of the labels.
     """
     zoo = open_zoo(path)
     if "derivation" in zoo.facts:
         raise ConfigError(
             f"{zoo.path}: derived from zoo {zoo.facts['derivation']['parent']['name']!r}; refine "
             "that one, then derive this one anew"
+        )
+    if zoo.plan.draws is not None:
+        raise ConfigError(
+            f"{zoo.path}: its cells are drawn at random, so that none are neighbours with a "
+            "boundary between them; raise grid.random.members and generate another zoo"
         )
     if not zoo.is_complete:
         raise NotFoundError(
@@ -230,8 +235,8 @@ def refine(
 
     Raises:
         NotFoundError: if there is no zoo, or `zoogen generate` has not completed it.
-        ConfigError: for a budget below 1, a grid without numbers, a derived zoo, another rule than
-            that of the labels, or a cell that can't be trained.
+        ConfigError: for a budget below 1, a grid without numbers, a random search, a derived zoo,
+            another rule than that of the labels, or a cell that can't be trained.
         ConflictError, CorruptZooError, DataUnavailableError, StorageError.
     """
     use_all_cores()

@@ -62,6 +62,8 @@ REFUSED = {
     "data.label_noise=1.5": ["data.label_noise", "found 1.5", "less than or equal to 1"],
     "train.steps=4": ["epochs/steps", "found both", "exactly one"],
     "train.snapshots=[99]": ["snapshots", "found 99", "0 to 10 epochs"],
+    "train.dropout=1.0": ["train.dropout", "found 1.0", "0.99"],
+    "train={epochs=1,optimizer='rmsprop',momentum=0.5}": ["momentum: rmsprop has none, found 0.5"],
     "train.nesterov=1": ["train.nesterov", "found 1", "boolean"],
     "train=3": ["train", "found 3"],
     "grid.seeds=0": ["grid.seeds", "found 0"],

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 from zoogen.config import NetworkConfig, TrainConfig
 from zoogen.data import augment, noisy_labels, normalise
 from zoogen.keys import Purpose, key_for
-from zoogen.networks import Network, build_network
+from zoogen.networks import Network, build_network, dropping
 from zoogen.networks.cost import working_bytes
 from zoogen.params import Params
 from zoogen.population import MemberFunction, on_cpu, over_members
@@ -88,7 +88,10 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything static about a cohort's training; equal recipes share one compilation."""
+    """Everything static about a cohort's training; equal recipes share one compilation.
+
+    ``dropout`` says whether any member drops units: a program of none that does pays nothing.
+    """
 
     network: NetworkConfig
     train: TrainConfig
@@ -99,6 +102,7 @@ class Recipe:
     flip: bool
     noise_seed: int
     root: int
+    dropout: bool = False
 
     @property
     def net(self) -> Network:
@@ -125,13 +129,29 @@ class Program(NamedTuple):
 
 @lru_cache(maxsize=64)
 def make_program(recipe: Recipe) -> Program:
-    """The program of a recipe; recipes that differ in initialisation share ``advance``."""
+    """The program of a recipe.
+
+    Recipes that differ in initialisation share ``advance``; ``start`` is shared by those that
+    differ in what comes after it.
+    """
     network = recipe.network.model_copy(update={"init": "he_normal", "init_scale": 1.0})
     return Program(
-        start=over_members(partial(start_member, recipe)),
+        start=_start(_beginning(recipe)),
         restart=over_members(partial(restart_member, recipe)),
         advance=_advance(replace(recipe, network=network)),
     )
+
+
+def _beginning(recipe: Recipe) -> Recipe:
+    """A recipe with the same start, and all else as in others."""
+    activated = recipe.network.model_copy(update={"activation": "relu"})
+    size = recipe.training_size if recipe.train.steps else recipe.train.batch_size
+    return replace(recipe, network=activated, training_size=size, dropout=False)
+
+
+@lru_cache(maxsize=64)
+def _start(recipe: Recipe) -> MemberFunction:
+    return over_members(partial(start_member, recipe))
 
 
 @lru_cache(maxsize=64)
@@ -203,7 +223,7 @@ def _run_epoch(
         params, optimizer, loss_sum, hits = carry
         images, labels = _batch(recipe, member, data, order, i, begin + i)
         (loss, correct), gradient = jax.value_and_grad(_loss, argnums=1, has_aux=True)(
-            recipe.net, params, images, labels
+            _network(recipe, member, begin + i), params, images, labels
         )
         factor = rate_factor(recipe.train, recipe.timeline, begin + i)
         updates, optimizer = _optimizer(recipe.train, member, factor).update(
@@ -249,6 +269,15 @@ def _batch(
     return normalise(images, data.mean, data.std), data.labels[index]
 
 
+def _network(recipe: Recipe, member: MemberInput, step: Int[Array, ""]) -> Network:
+    """The network in training at one step: with the units dropped that this member drops."""
+    if not recipe.dropout:
+        return recipe.net
+    key = jax.random.fold_in(key_for(recipe.root, member.words, Purpose.DROPOUT), step)
+    forward = partial(recipe.net.forward, drop=dropping(key, member.values["train.dropout"]))
+    return replace(recipe.net, apply=lambda params, images: forward(params, images)[0])
+
+
 def _loss(
     network: Network, params: Params, images: Float[Array, "b c h w"], labels: Int[Array, " b"]
 ) -> tuple[Float[Array, ""], Int[Array, ""]]:
@@ -285,9 +314,10 @@ def _optimizer(
     decay = member.values["train.weight_decay"]
     if config.optimizer == "adamw":
         return optax.adamw(rate, b1=momentum, weight_decay=decay)
-    rule = (
-        optax.sgd(rate, momentum, config.nesterov)
-        if config.optimizer == "sgd"
-        else optax.adam(rate, b1=momentum)
-    )
+    if config.optimizer == "sgd":
+        rule = optax.sgd(rate, momentum, config.nesterov)
+    elif config.optimizer == "adam":
+        rule = optax.adam(rate, b1=momentum)
+    else:
+        rule = optax.rmsprop(rate, decay=0.9, eps=1e-7, eps_in_sqrt=False)
     return optax.chain(optax.add_decayed_weights(decay), rule)

@@ -30,6 +30,7 @@ from zoogen.keys import identity_words
 from zoogen.labelling import members_table, write_labels
 from zoogen.landscape import measure_cohort, seed_pairs
 from zoogen.landscape.metrics import checked_groups
+from zoogen.networks import Network, build_network
 from zoogen.networks.layers import chosen
 from zoogen.phases import load_rule
 from zoogen.population import use_all_cores
@@ -419,6 +420,13 @@ def _measure(writer: ZooWriter, run: str, dataset: Dataset, reporter: Reporter) 
         writer.finish_run(run)
 
 
+def _trained_network(zoo: Zoo, cohort: str) -> Network:
+    """The network of a cohort with any init: cohorts that differ in it share their programs."""
+    network = zoo.network(cohort)
+    config = network.config.model_copy(update={"init": "he_normal", "init_scale": 1.0})
+    return build_network(config, network.image_shape, network.classes)
+
+
 def _measure_cohort(
     writer: ZooWriter,
     zoo: Zoo,
@@ -432,7 +440,7 @@ def _measure_cohort(
     pairs = seed_pairs(table["cell"].tolist(), landscape.pairs)
     begin = time.perf_counter()
     measured = measure_cohort(
-        network=zoo.network(cohort),
+        network=_trained_network(zoo, cohort),
         dataset=dataset,
         data=DataConfig.model_validate(zoo.reader.cohort(cohort).info["data"]),
         landscape=landscape,

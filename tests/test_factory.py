@@ -372,7 +372,7 @@ def test_a_random_search_becomes_a_zoo_like_any_other(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "members", "epochs"), [("tiny", 360, 2), ("small", 2400, 7), ("full", 30000, 86)]
+    ("size", "members", "epochs"), [("tiny", 180, 1), ("small", 2400, 7), ("full", 30000, 86)]
 )
 def test_the_small_cnn_zoo_is_planned_in_all_sizes(size: str, members: int, epochs: int) -> None:
     config = load_config(CONFIGS / "small_cnn.toml", size=size)

@@ -14,6 +14,7 @@ import pytest
 from zoogen import factory, present, store
 from zoogen.config import Config, load_config
 from zoogen.errors import ConfigError, ConflictError, DataUnavailableError, NotFoundError
+from zoogen.estimate import estimate
 from zoogen.report import data_of, datacard
 from zoogen.testing import truncate
 from zoogen.zoo import Zoo, open_zoo
@@ -363,6 +364,9 @@ def test_a_random_search_becomes_a_zoo_like_any_other(tmp_path: Path) -> None:
     assert zoo.is_complete
     assert store.verify(path) == []
     assert "0.01 to 0.1, log" in present.info_text(zoo)
+    cost = estimate(zoo.plan, zoo.dataset)
+    assert "2 cohorts, 6 cells × 1 seeds = 6 members" in present.plan_text(cost)
+    assert present.plan_json(cost)["random"]["members"] == 6
     assert "network.init" in datacard(data_of(zoo))
     before = content(zoo)
     assert content(factory.generate(config, path)) == before

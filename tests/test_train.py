@@ -25,7 +25,8 @@ from zoogen.train import (
     train_block,
     training_data,
 )
-from zoogen.train.program import MemberInput, MemberState, _end_epoch, _optimizer
+from zoogen.train.block import member_input
+from zoogen.train.program import MemberInput, MemberState, _end_epoch, _network, _optimizer
 from zoogen.train.schedules import rate_factor, timeline
 
 
@@ -284,6 +285,25 @@ def test_masks_differ_by_key_and_layer_alone() -> None:
             assert 0.4 < (one == other).mean() < 0.6
     np.testing.assert_array_equal(masks[0], dropping(keys[0], rate)("a", units))
     np.testing.assert_array_equal(dropping(keys[0], jnp.float32(0))("a", units), units)
+
+
+def test_a_network_in_training_drops_by_member_and_step() -> None:
+    c = config(train__dropout=[0.0, 0.5])
+    dataset = load(c.data)
+    recipe = replace(recipe_of(c, dataset), dropout=True)
+    given = member_input([*members_of(c)[:1], *members_of(c)[3:5]])
+    params = recipe.net.init(jax.random.key(0), 1.0)
+    images = jnp.asarray(dataset.train.images[:4], jnp.float32)
+
+    def logits(member: int, step: int) -> np.ndarray:
+        one = jax.tree.map(lambda leaf: leaf[member], given)
+        return np.asarray(_network(recipe, one, jnp.int32(step)).apply(params, images))
+
+    whole = np.asarray(recipe.net.apply(params, images))
+    np.testing.assert_array_equal(logits(0, 0), whole)
+    np.testing.assert_array_equal(logits(1, 0), logits(1, 0))
+    dropped = [logits(1, 0), logits(1, 1), logits(2, 0), whole]
+    assert len({found.tobytes() for found in dropped}) == 4
 
 
 @pytest.mark.parametrize("network", [{"family": "mlp"}, {"family": "cnn", "padding": "same"}])

@@ -335,6 +335,14 @@ def test_members_do_not_depend_on_the_number_of_devices(
     assert run.stdout.split() == ["8", content(open_zoo(tiny_zoo))]
 
 
+def test_tables_lack_dropout_where_nobody_drops_and_readers_know_it(tiny_zoo: Path) -> None:
+    """Zoos that were begun before there was dropout are continued and read like any other."""
+    zoo = open_zoo(tiny_zoo)
+    assert all("train.dropout" not in zoo.reader.members(cohort) for cohort in zoo.cohorts)
+    assert (zoo.members["train.dropout"] == 0).all()
+    assert (zoo.cells["train.dropout"] == 0).all()
+
+
 # --------------------------------------------------------------------------------- random search
 def test_a_random_search_becomes_a_zoo_like_any_other(tmp_path: Path) -> None:
     config = Config.model_validate(

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from zoogen.config import (
+    LATER_PARAMETERS,
     Config,
     DataConfig,
     LandscapeConfig,
@@ -355,12 +356,14 @@ def _dataset_facts(dataset: Dataset) -> dict[str, Any]:
 
 
 def _cohort_table(cohort: Cohort) -> pd.DataFrame:
-    """Ids and every hyper-parameter that is set, one row a member."""
+    """Ids and every hyper-parameter that is set, one row a member; `LATER_PARAMETERS` if needed."""
     fixed = {key: value for key, value in cohort.config.values().items() if value is not None}
     rows = [
         {"id": m.id, "cell": m.cell, "seed": m.seed, **fixed, **m.values} for m in cohort.members
     ]
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    spare = [key for key, value in LATER_PARAMETERS.items() if (table[key] == value).all()]
+    return table.drop(columns=spare)
 
 
 def _train_blocks(

@@ -17,6 +17,7 @@ from zoogen.config.files import (
 from zoogen.config.grid import GridConfig
 from zoogen.config.schema import (
     HYPER_PARAMETERS,
+    LATER_PARAMETERS,
     PER_MEMBER_PARAMETERS,
     Config,
     validated,
@@ -35,6 +36,7 @@ from zoogen.config.sections import (
 __all__ = [
     "FIRST_GROUPS",
     "HYPER_PARAMETERS",
+    "LATER_PARAMETERS",
     "PER_MEMBER_PARAMETERS",
     "Config",
     "DataConfig",

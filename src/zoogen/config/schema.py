@@ -190,6 +190,10 @@ PER_MEMBER_PARAMETERS: tuple[str, ...] = tuple(
     key for key, field in _FIELDS.items() if field.json_schema_extra == PER_MEMBER
 )
 
+LATER_PARAMETERS: dict[str, float] = {"train.dropout": 0.0}
+"""Hyper-parameters that tables of members lack where all have this value: those of zoos that were
+begun before there was the hyper-parameter stay as they are."""
+
 
 def _ends(key: str, axis: Range) -> tuple[Scalar, ...]:
     """A range is monotone: where its ends are allowed, so is all between them."""

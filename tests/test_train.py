@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zoogen.config import Config, TrainConfig
+from zoogen.config import Config, NetworkConfig, TrainConfig
 from zoogen.data import Dataset, load
 from zoogen.errors import ConfigError
 from zoogen.grid import Member, expand
-from zoogen.networks import dropping
+from zoogen.networks import FAMILIES, build_network, dropping
 from zoogen.train import (
     TrainedBlock,
     block,
@@ -304,6 +304,23 @@ def test_a_network_in_training_drops_by_member_and_step() -> None:
     np.testing.assert_array_equal(logits(1, 0), logits(1, 0))
     dropped = [logits(1, 0), logits(1, 1), logits(2, 0), whole]
     assert len({found.tobytes() for found in dropped}) == 4
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_drops_units(family: str) -> None:
+    network = build_network(NetworkConfig(family=family, width=8), (1, 28, 28), 3)  # type: ignore[arg-type]
+    dropped: list[str] = []
+
+    def drop(name: str, units: jax.Array) -> jax.Array:
+        dropped.append(name)
+        return 0 * units
+
+    params = network.init(jax.random.key(0), 1.0)
+    images = jnp.ones((2, 1, 28, 28))
+    logits, hidden = network.forward(params, images, drop=drop)
+    assert dropped
+    assert set(dropped) <= set(hidden)
+    assert np.abs(np.asarray(logits - network.forward(params, images)[0])).max() > 0
 
 
 @pytest.mark.parametrize("network", [{"family": "mlp"}, {"family": "cnn", "padding": "same"}])

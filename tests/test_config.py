@@ -62,6 +62,8 @@ REFUSED = {
     "data.label_noise=1.5": ["data.label_noise", "found 1.5", "less than or equal to 1"],
     "train.steps=4": ["epochs/steps", "found both", "exactly one"],
     "train.snapshots=[99]": ["snapshots", "found 99", "0 to 10 epochs"],
+    "train.dropout=1.0": ["train.dropout", "found 1.0", "0.99"],
+    "train={epochs=1,optimizer='rmsprop',momentum=0.5}": ["momentum: rmsprop has none, found 0.5"],
     "train.nesterov=1": ["train.nesterov", "found 1", "boolean"],
     "train=3": ["train", "found 3"],
     "grid.seeds=0": ["grid.seeds", "found 0"],
@@ -211,6 +213,58 @@ def test_subtle_mistakes_are_told_in_one_line(
     base: Path, override: str, fragments: list[str]
 ) -> None:
     test_mistakes_are_told_in_one_line(base, override, fragments)
+
+
+SEARCH = "grid.random={members=4,draws={'train.learning_rate'={from=0.01,to=1,spacing='log'}}}"
+REFUSED_SEARCHES = {
+    "grid.random.members=0": ["grid.random.members", "found 0"],
+    "grid.seeds=3": ["random.members: found 4", "multiple of grid.seeds = 3"],
+    "grid.axes={'network.width'=[2]}": ["axes: found 'network.width' beside [grid.random]"],
+    "grid.load='network.width'": ["load: found 'network.width'"],
+    "grid.random.draw=3": ["grid.random.draw", "unknown key", "did you mean 'draws'?"],
+    "grid.random.draws={}": ["grid.random.draws", "found none"],
+    "grid.random.draws.train.learning_rate=3": ["learning_rate", "found 3", "a list of values"],
+    "grid.random.draws.train.learning_rate=[]": ["learning_rate", "empty"],
+    "grid.random.draws.train.learning_rate=[-1]": ["learning_rate", "found -1"],
+    "grid.random.draws.train.learning_rate={from=0,to=1,spacing='log'}": ["log axis needs > 0"],
+    "grid.random.draws.train.learning_rate={from=1}": ["learning_rate", "found one end"],
+    "grid.random.draws.train.learning_rate={form=1,to=2}": ["did you mean 'from'?"],
+    "grid.random.draws.train.learning_rate={from=1,to=2,values=[3]}": ["both of values and"],
+    "grid.random.draws.train.learning_rat=[1]": ["did you mean 'train.learning_rate'?"],
+    "grid.random.draws.network.width={from=2,to=8}": [
+        "'network.width'", "range without points", "points = N",
+    ],
+    "grid.random.draws.network.width={values=[2],where={'network.depth'=[1]}}": [
+        "'network.width'.where", "found 'network.depth'", "there is none",
+    ],
+    "grid.random.draws={'network.width'=[2],'train.momentum'={values=[0],"
+    "where={'network.width'=[3]}}}": ["where.'network.width'", "found 3, allowed 2"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("override", "fragments"), REFUSED_SEARCHES.items(), ids=REFUSED_SEARCHES)
+def test_mistakes_in_a_random_search_are_told_in_one_line(
+    base: Path, override: str, fragments: list[str]
+) -> None:
+    table = base.read_text().split("[grid]")[0] + "[grid]\n"
+    base.write_text(table)
+    assert load_config(base, [SEARCH]).grid.random is not None
+    with pytest.raises(ConfigError) as caught:
+        load_config(base, [SEARCH, override])
+    message = str(caught.value)
+    assert "\n" not in message
+    for fragment in fragments:
+        assert fragment in message
+
+
+@pytest.mark.parametrize(("scale", "members"), [(0.25, 26), (1.0, 100), (30, 3000)])
+def test_sizes_scale_the_members_of_a_search(base: Path, scale: float, members: int) -> None:
+    base.write_text(base.read_text().split("[grid]")[0])
+    config = load_config(base, [SEARCH, "grid.random.members=100", "grid.seeds=2",
+                                f"sizes.full={scale}"], "full")  # fmt: skip
+    assert config.grid.random is not None
+    assert (config.grid.random.members, config.grid.seeds) == (members, 2)
+    assert parse_config(canonical_json(config)) == config
 
 
 def test_keys_with_dots_can_be_overridden(base: Path) -> None:

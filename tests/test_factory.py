@@ -12,12 +12,15 @@ import numpy as np
 import pytest
 
 from zoogen import factory, present, store
-from zoogen.config import load_config
+from zoogen.config import Config, load_config
 from zoogen.errors import ConfigError, ConflictError, DataUnavailableError, NotFoundError
+from zoogen.estimate import estimate
+from zoogen.report import data_of, datacard
 from zoogen.testing import truncate
 from zoogen.zoo import Zoo, open_zoo
 
 KILL_WORKER = Path(__file__).with_name("kill_worker.py")
+CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 def content(zoo: Zoo) -> str:
@@ -330,3 +333,63 @@ def test_members_do_not_depend_on_the_number_of_devices(
     )  # fmt: skip
     assert run.returncode == 0, run.stderr[-2000:]
     assert run.stdout.split() == ["8", content(open_zoo(tiny_zoo))]
+
+
+def test_tables_lack_dropout_where_nobody_drops_and_readers_know_it(tiny_zoo: Path) -> None:
+    """Zoos that were begun before there was dropout are continued and read like any other."""
+    zoo = open_zoo(tiny_zoo)
+    assert all("train.dropout" not in zoo.reader.members(cohort) for cohort in zoo.cohorts)
+    assert (zoo.members["train.dropout"] == 0).all()
+    assert (zoo.cells["train.dropout"] == 0).all()
+
+
+# --------------------------------------------------------------------------------- random search
+def test_a_random_search_becomes_a_zoo_like_any_other(tmp_path: Path) -> None:
+    config = Config.model_validate(
+        {
+            "name": "search",
+            "data": {"train_examples": 300, "test_examples": 100, "probe_examples": 100},
+            "network": {"width": 4, "depth": 1},
+            "train": {"epochs": 2, "batch_size": 50},
+            "landscape": {"metrics": ["performance", "weights"]},
+            "grid": {"random": {"members": 6, "draws": {
+                "network.init": ["he_normal", "orthogonal"],
+                "train.learning_rate": {"from": 0.01, "to": 0.1, "spacing": "log"},
+                "train.dropout": {"from": 0.0, "to": 0.5},
+            }}},
+        }
+    )  # fmt: skip
+    path = tmp_path / "search.zarr"
+    zoo = factory.generate(config, path)
+    planned = {m.id: m.values for cohort in zoo.plan.cohorts for m in cohort.members}
+    assert set(zoo.members.index) == set(planned)
+    for key in ("train.learning_rate", "train.dropout"):
+        expected = [planned[member][key] for member in zoo.members.index]
+        np.testing.assert_array_equal(zoo.members[key], expected)
+        assert len(set(expected)) == 6
+    assert zoo.members["test_accuracy"].between(0, 1).all()
+    assert set(zoo.cells["phase"]) <= {"unlabelled", "failed"}
+    assert zoo.is_complete
+    assert store.verify(path) == []
+    assert "0.01 to 0.1, log" in present.info_text(zoo)
+    cost = estimate(zoo.plan, zoo.dataset)
+    assert "2 cohorts, 6 cells × 1 seeds = 6 members" in present.plan_text(cost)
+    assert present.plan_json(cost)["random"]["members"] == 6
+    assert "network.init" in datacard(data_of(zoo))
+    before = content(zoo)
+    assert content(factory.generate(config, path)) == before
+    with pytest.raises(ConfigError, match="drawn at random"):
+        factory.refine(path, 1)
+    assert content(open_zoo(path)) == before
+
+
+@pytest.mark.parametrize(
+    ("size", "members", "epochs"), [("tiny", 180, 1), ("small", 2400, 7), ("full", 30000, 86)]
+)
+def test_the_small_cnn_zoo_is_planned_in_all_sizes(size: str, members: int, epochs: int) -> None:
+    config = load_config(CONFIGS / "small_cnn.toml", size=size)
+    plan = factory.plan(config)
+    assert (plan.n_cohorts, plan.n_members) == (120, members)
+    assert config.train.epochs == epochs
+    assert config.data.train_examples is not None
+    assert 0.1 * config.data.train_examples >= config.train.batch_size

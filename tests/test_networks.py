@@ -169,6 +169,7 @@ VARIANCES = {
     "glorot": lambda fan_in, fan_out: 2 / (fan_in + fan_out),
     "lecun": lambda fan_in, fan_out: 1 / fan_in,
     "normal": lambda fan_in, fan_out: 0.05**2,
+    "truncated": lambda fan_in, fan_out: 0.05**2 * 0.7737,  # of a normal cut at twice its deviation
 }
 
 

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zoogen.config import Config, TrainConfig
+from zoogen.config import Config, NetworkConfig, TrainConfig
 from zoogen.data import Dataset, load
 from zoogen.errors import ConfigError
 from zoogen.grid import Member, expand
+from zoogen.networks import FAMILIES, build_network, dropping
 from zoogen.train import (
     TrainedBlock,
     block,
@@ -24,7 +25,8 @@ from zoogen.train import (
     train_block,
     training_data,
 )
-from zoogen.train.program import MemberInput, MemberState, _end_epoch, _optimizer
+from zoogen.train.block import member_input
+from zoogen.train.program import MemberInput, MemberState, _end_epoch, _network, _optimizer
 from zoogen.train.schedules import rate_factor, timeline
 
 
@@ -61,6 +63,8 @@ RULES = {
                   {"momentum": 0.5, "weight_decay": 0.1}),
     "nesterov": ({"momentum": 0.9, "nesterov": True}, "SGD", {"momentum": 0.9, "nesterov": True}),
     "adam": ({"optimizer": "adam", "weight_decay": 0.1}, "Adam", {"weight_decay": 0.1}),
+    "rmsprop": ({"optimizer": "rmsprop", "weight_decay": 0.1}, "RMSprop",
+                {"alpha": 0.9, "eps": 1e-7, "weight_decay": 0.1}),
     "adamw": ({"optimizer": "adamw", "momentum": 0.8, "weight_decay": 0.1}, "AdamW",
               {"betas": (0.8, 0.999), "weight_decay": 0.1}),
 }  # fmt: skip
@@ -255,6 +259,86 @@ def test_label_noise_makes_fitting_harder() -> None:
     assert trained.train_loss[3:, -1].min() > trained.train_loss[:3, -1].max()
 
 
+# --------------------------------------------------------------------------------------- dropout
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.7])
+def test_dropout_drops_its_share_and_keeps_the_mean(seed: int, rate: float) -> None:
+    units, key = jnp.ones((40, 50, 10)), jax.random.key(seed)
+    found = np.asarray(dropping(key, jnp.float32(rate))("conv0", units)).reshape(40, -1)
+    share = (found == 0).mean()
+    bound = 5 * np.sqrt(rate * (1 - rate) / found.size)
+    assert abs(share - rate) < bound
+    np.testing.assert_allclose(found[found != 0], 1 / (1 - rate), rtol=1e-6)
+    assert abs(found.mean() - 1) < bound / (1 - rate)
+    # Neighbours in memory, and places of two rows, hang together no more than chance has it.
+    centred = (found == 0) - share
+    for product in (centred[:, 1:] * centred[:, :-1], centred[1:] * centred[:-1]):
+        assert abs(product.mean()) < 5 * rate * (1 - rate) / np.sqrt(product.size)
+
+
+def test_masks_differ_by_key_and_layer_alone() -> None:
+    units, rate = jnp.ones((64, 16)), jnp.float32(0.5)
+    keys = [jax.random.fold_in(jax.random.key(0), step) for step in range(3)]
+    masks = [np.asarray(dropping(k, rate)(name, units)) for k in keys for name in ("a", "b")]
+    for i, one in enumerate(masks):
+        for other in masks[:i]:
+            assert 0.4 < (one == other).mean() < 0.6
+    np.testing.assert_array_equal(masks[0], dropping(keys[0], rate)("a", units))
+    np.testing.assert_array_equal(dropping(keys[0], jnp.float32(0))("a", units), units)
+
+
+def test_a_network_in_training_drops_by_member_and_step() -> None:
+    c = config(train__dropout=[0.0, 0.5])
+    dataset = load(c.data)
+    recipe = replace(recipe_of(c, dataset), dropout=True)
+    given = member_input([*members_of(c)[:1], *members_of(c)[3:5]])
+    params = recipe.net.init(jax.random.key(0), 1.0)
+    images = jnp.asarray(dataset.train.images[:4], jnp.float32)
+
+    def logits(member: int, step: int) -> np.ndarray:
+        one = jax.tree.map(lambda leaf: leaf[member], given)
+        return np.asarray(_network(recipe, one, jnp.int32(step)).apply(params, images))
+
+    whole = np.asarray(recipe.net.apply(params, images))
+    np.testing.assert_array_equal(logits(0, 0), whole)
+    np.testing.assert_array_equal(logits(1, 0), logits(1, 0))
+    dropped = [logits(1, 0), logits(1, 1), logits(2, 0), whole]
+    assert len({found.tobytes() for found in dropped}) == 4
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES.keys() - {"siren"}))  # refuses dropout
+def test_every_family_drops_units(family: str) -> None:
+    network = build_network(NetworkConfig(family=family, width=8), (1, 28, 28), 3)  # type: ignore[arg-type]
+    dropped: list[str] = []
+
+    def drop(name: str, units: jax.Array) -> jax.Array:
+        dropped.append(name)
+        return 0 * units
+
+    params = network.init(jax.random.key(0), 1.0)
+    images = jnp.ones((2, 1, 28, 28))
+    logits, hidden = network.forward(params, images, drop=drop)
+    assert dropped
+    assert set(dropped) <= set(hidden)
+    assert np.abs(np.asarray(logits - network.forward(params, images)[0])).max() > 0
+
+
+@pytest.mark.parametrize("network", [{"family": "mlp"}, {"family": "cnn", "padding": "same"}])
+def test_a_rate_of_zero_is_no_dropout_to_the_bit(network: dict) -> None:
+    """Members that drop nothing are the same beside members that do, hence in either program."""
+    c = config({"epochs": 2}, train__dropout=[0.0, 0.5], network__width=[4])
+    c = c.model_copy(update={"network": c.network.model_copy(update=network)})
+    mixed = run(c)
+    without = run(c, members_of(c)[:3])
+    np.testing.assert_array_equal(mixed.weights[:3], without.weights)
+    assert not np.array_equal(mixed.weights[3:, -1], mixed.weights[:3, -1])
+
+
+def test_dropout_makes_fitting_harder() -> None:
+    trained = run(config({"epochs": 20}, train__dropout=[0.0, 0.7]))
+    assert trained.train_loss[:3, -1].max() < trained.train_loss[3:, -1].min()
+
+
 def test_augmentation_changes_training_but_not_its_start() -> None:
     plain, augmented = run(config()), run(config(data={"crop": 1, "flip": True}))
     assert np.isfinite(augmented.weights).all()
@@ -373,7 +457,7 @@ class Killed(Exception):
 
 
 def test_spans_and_resume_leave_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    c = config({"epochs": 9, "schedule": "step", "snapshots": [2, 7]})
+    c = config({"epochs": 9, "schedule": "step", "snapshots": [2, 7], "dropout": 0.3})
     whole = run(c)
     monkeypatch.setattr(block, "SPAN_SECONDS", 1e-6)  # one epoch at a time
     monkeypatch.setattr(block, "CHECKPOINT_SECONDS", 0.0)

@@ -95,7 +95,7 @@ def _estimate_cohort(plan: Plan, config: Config, dataset: Dataset, members: int)
     line, parameters = recipe.timeline, recipe.net.spec.size
     return CohortEstimate(
         cohort=plan.cohort_id(config),
-        values={key: config.values()[key] for key in plan.static_axes},
+        values={key: config.values()[key] for key in plan.static_keys},
         members=members,
         parameters=parameters,
         snapshots=len(line.snapshots),

@@ -17,6 +17,7 @@ import pandas as pd
 from jaxtyping import Int
 
 from zoogen.config import (
+    LATER_PARAMETERS,
     Config,
     DataConfig,
     LandscapeConfig,
@@ -31,6 +32,7 @@ from zoogen.keys import identity_words
 from zoogen.labelling import members_table, write_labels
 from zoogen.landscape import measure_cohort, seed_pairs
 from zoogen.landscape.metrics import checked_groups, require_groups
+from zoogen.networks import Network, build_network
 from zoogen.networks.layers import chosen
 from zoogen.phases import load_rule
 from zoogen.population import use_all_cores
@@ -191,8 +193,8 @@ def proposals(path: str | Path, budget: int, rule: str | None = None) -> list[Pr
 
     Raises:
         NotFoundError: if there is no zoo, or it is not complete.
-        ConfigError: for a budget below 1, a grid without numbers, a derived zoo, or another rule
-            than that of the labels.
+        ConfigError: for a budget below 1, a grid without numbers, a random search, a derived zoo,
+            or another rule than that of the labels.
     """
     zoo = open_zoo(path)
     zoo.require_classifiers("refine")
@@ -200,6 +202,11 @@ def proposals(path: str | Path, budget: int, rule: str | None = None) -> list[Pr
         raise ConfigError(
             f"{zoo.path}: derived from zoo {zoo.facts['derivation']['parent']['name']!r}; refine "
             "that one, then derive this one anew"
+        )
+    if zoo.plan.draws is not None:
+        raise ConfigError(
+            f"{zoo.path}: its cells are drawn at random, so that none are neighbours with a "
+            "boundary between them; raise grid.random.members and generate another zoo"
         )
     if not zoo.is_complete:
         raise NotFoundError(
@@ -233,8 +240,8 @@ def refine(
 
     Raises:
         NotFoundError: if there is no zoo, or `zoogen generate` has not completed it.
-        ConfigError: for a budget below 1, a grid without numbers, a derived zoo, another rule than
-            that of the labels, or a cell that can't be trained.
+        ConfigError: for a budget below 1, a grid without numbers, a random search, a derived zoo,
+            another rule than that of the labels, or a cell that can't be trained.
         ConflictError, CorruptZooError, DataUnavailableError, StorageError.
     """
     use_all_cores()
@@ -357,7 +364,10 @@ def _dataset_facts(dataset: Dataset) -> dict[str, Any]:
 
 
 def _cohort_table(cohort: Cohort, dataset: Dataset) -> pd.DataFrame:
-    """Ids, the image that is fitted, and every hyper-parameter that is set, one row a member."""
+    """One row a member: ids, the image that is fitted, every hyper-parameter that is set.
+
+    Of `LATER_PARAMETERS` only those that some member has.
+    """
     fixed = {key: value for key, value in cohort.config.values().items() if value is not None}
     rows = [
         {
@@ -370,7 +380,9 @@ def _cohort_table(cohort: Cohort, dataset: Dataset) -> pd.DataFrame:
         }
         for m in cohort.members
     ]
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    spare = [key for key, value in LATER_PARAMETERS.items() if (table[key] == value).all()]
+    return table.drop(columns=spare)
 
 
 def _image_facts(config: Config, member: Member, dataset: Dataset) -> dict[str, Any]:
@@ -447,6 +459,13 @@ def _image_numbers(zoo: Zoo, table: pd.DataFrame) -> Int[np.ndarray, " m"] | Non
     return numbers + np.where(table["split"] == "test", zoo.config.images[0], 0)
 
 
+def _trained_network(zoo: Zoo, cohort: str) -> Network:
+    """The network of a cohort with any init: cohorts that differ in it share their programs."""
+    network = zoo.network(cohort)
+    config = network.config.model_copy(update={"init": "he_normal", "init_scale": 1.0})
+    return build_network(config, network.image_shape, network.classes)
+
+
 def _measure_cohort(
     writer: ZooWriter,
     zoo: Zoo,
@@ -460,7 +479,7 @@ def _measure_cohort(
     pairs = seed_pairs(table["cell"].tolist(), landscape.pairs)
     begin = time.perf_counter()
     measured = measure_cohort(
-        network=zoo.network(cohort),
+        network=_trained_network(zoo, cohort),
         dataset=dataset,
         data=DataConfig.model_validate(zoo.reader.cohort(cohort).info["data"]),
         landscape=landscape,

@@ -1,7 +1,8 @@
 """The plan of a zoo: which members there are, and which of them share one compiled program.
 
-Ids are hashes of what they stand for. They do not change when the grid grows, when axes are
-reordered, or when zoogen gains hyper-parameters with defaults.
+The cells of a plan are a cross of axes, or draws of a random search. Ids are hashes of what they
+stand for. They do not change when the grid or the number of draws grows, when axes are reordered,
+or when zoogen gains hyper-parameters with defaults.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from zoogen.config import PER_MEMBER_PARAMETERS, Config, Scalar
+from zoogen.config import PER_MEMBER_PARAMETERS, Config, Draws, Scalar
 from zoogen.errors import ConfigError
 
 MEMBER_LIMIT = 2_000_000
@@ -71,7 +72,7 @@ Values = Mapping[str, Scalar]
 
 @dataclass(frozen=True)
 class Plan:
-    """A config, the grid that it spans, and the cells that were added to it.
+    """A config, the cells that its grid spans or draws, and those that were added to them.
 
     Attributes:
         config: with the grid.
@@ -83,7 +84,7 @@ class Plan:
 
     @cached_property
     def axes(self) -> dict[str, tuple[Scalar, ...]]:
-        """Every axis and its values."""
+        """Every axis and its values; a random search has none."""
         return self.config.axis_values()
 
     @cached_property
@@ -96,12 +97,26 @@ class Plan:
         """The axes that are arrays over members."""
         return {k: v for k, v in self.axes.items() if k in PER_MEMBER_PARAMETERS}
 
+    @cached_property
+    def draws(self) -> Draws | None:
+        """The draws of a random search, or none."""
+        return Draws.of(self.config)
+
+    @property
+    def static_keys(self) -> tuple[str, ...]:
+        """The hyper-parameters whose values are programs of their own."""
+        return tuple(k for k in self.config.grid.varying if k not in PER_MEMBER_PARAMETERS)
+
     @property
     def n_cohorts(self) -> int:
+        if self.draws is not None:
+            return len(self.draws.programs)
         return math.prod(len(v) for v in self.static_axes.values())
 
     @property
     def n_cells(self) -> int:
+        if self.draws is not None:
+            return self.draws.count
         grid = math.prod(len(v) for v in self.axes.values()) + sum(map(len, self.further.values()))
         return grid * (sum(self.config.images) or 1)
 
@@ -121,6 +136,8 @@ class Plan:
                 f"config {self.config.name!r}: the grid has {self.n_members:,} members, more than "
                 f"the limit of {MEMBER_LIMIT:,}; take values off an axis or lower grid.seeds"
             )
+        if self.draws is not None:
+            return self._drawn(self.draws)
         of_grid = (
             self._cohort(config, _cross(self.member_axes)) for config in self.iterate_static()
         )
@@ -136,6 +153,8 @@ class Plan:
 
     def static_config(self, index: int) -> Config:
         """The config of one cohort, 0 to ``n_cohorts`` − 1; the last axis runs fastest."""
+        if self.draws is not None:
+            return self.config.with_values(self.draws.programs[index])
         chosen = {}
         for key, values in reversed(self.static_axes.items()):
             index, place = divmod(index, len(values))
@@ -154,6 +173,26 @@ class Plan:
         configs = (config.with_values(values) for values in cells)
         members = [member for cell in configs for member in _members(cell, self.config.grid.seeds)]
         return Cohort(self.cohort_id(config) + suffix, config, tuple(members))
+
+    def _drawn(self, draws: Draws) -> tuple[Cohort, ...]:
+        """The cohorts of a random search.
+
+        Raises:
+            ConfigError: if two draws are the same cell.
+        """
+        cells: list[list[Values]] = [[] for _ in draws.programs]
+        for number in range(draws.count):
+            cells[draws.program(number)].append(draws.of_member(number))
+        configs = map(self.config.with_values, draws.programs)
+        cohorts = tuple(map(self._cohort, configs, cells))
+        found = {member.cell for cohort in cohorts for member in cohort.members}
+        if len(found) < draws.count:
+            raise ConfigError(
+                f"config {self.config.name!r}: grid.random: {draws.count:,} draws give "
+                f"{len(found):,} different cells; draw a hyper-parameter of "
+                f"{', '.join(PER_MEMBER_PARAMETERS)} from a range without points, or lower members"
+            )
+        return cohorts
 
     def _added(self, name: str, cells: Sequence[Values]) -> Iterator[Cohort]:
         """The cohorts of a round. What is committed never changes, so that members which could

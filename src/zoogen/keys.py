@@ -24,6 +24,7 @@ class Purpose(IntEnum):
     LANCZOS = 5
     CURVE = 6
     CIRCLES = 8
+    DROPOUT = 9
 
 
 def identity_words(identity: str) -> UInt32[np.ndarray, "2"]:

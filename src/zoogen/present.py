@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from zoogen.config import FIRST_GROUPS
+from zoogen.config import FIRST_GROUPS, Config, Draw
 from zoogen.estimate import Estimate
 from zoogen.grid import MEMBER_LIMIT, round_of
 from zoogen.labelling import BEFORE
@@ -46,6 +46,7 @@ def plan_json(cost: Estimate) -> Json:
         "sampled": cost.sampled,
         "too_large": plan.n_members > MEMBER_LIMIT,
         "axes": {key: list(values) for key, values in plan.axes.items()},
+        **_draws_json(plan.config),
         "per_cohort": [vars(row) for row in cost.cohorts],
     }
 
@@ -60,6 +61,7 @@ def plan_text(cost: Estimate) -> str:
         "",
     ]
     lines += [_axis_line(key, values) for key, values in plan.axes.items()]
+    lines += _draw_lines(plan.config)
     lines += ["", *_cohort_lines(cost)]
     if plan.n_members > MEMBER_LIMIT:
         lines += [
@@ -74,6 +76,25 @@ def _axis_line(key: str, values: Sequence[Any]) -> str:
         _number(v) for v in (values if len(values) <= 12 else [*values[:5], "…", *values[-5:]])
     ]
     return f"  {key:<22} {', '.join(shown)}"
+
+
+def _draws_json(config: Config) -> Json:
+    random = config.grid.random
+    return {"random": random.model_dump(mode="json", by_alias=True)} if random else {}
+
+
+def _draw_lines(config: Config) -> list[str]:
+    """One line a hyper-parameter that is drawn."""
+    draws = config.grid.random.draws if config.grid.random else {}
+    return [f"  {key:<22} {_draw_text(draw)}" for key, draw in draws.items()]
+
+
+def _draw_text(draw: Draw) -> str:
+    text = ", ".join(map(_number, draw.choices or ()))
+    if draw.choices is None:
+        text = f"{_number(draw.from_)} to {_number(draw.to)}, {draw.spacing}"
+    where = [f"{key} is {' or '.join(map(str, values))}" for key, values in draw.where.items()]
+    return f"{text} where {' and '.join(where)}" if where else text
 
 
 def _cohort_lines(cost: Estimate) -> list[str]:
@@ -100,6 +121,7 @@ def info_json(zoo: Zoo) -> Json:
         "data": zoo.config.data.source,
         "family": zoo.config.network.family,
         "axes": {key: list(values) for key, values in zoo.plan.axes.items()},
+        **_draws_json(zoo.config),
         "members": len(zoo),
         "planned_members": zoo.plan.n_members,
         "complete": zoo.is_complete,
@@ -130,6 +152,7 @@ def info_text(zoo: Zoo) -> str:
         *([f"  {sum(added.values())} cells added, in {len(added)} rounds"] if added else []),
         "",
         *(_axis_line(key, values) for key, values in facts["axes"].items()),
+        *_draw_lines(zoo.config),
         "",
         f"  {'at the last snapshot':<22}{'min':>10}{'median':>10}{'max':>10}",
     ]

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Array, Float, Int
 
-from zoogen.config import Config, NetworkConfig, parse_config
+from zoogen.config import LATER_PARAMETERS, Config, NetworkConfig, parse_config
 from zoogen.data import Dataset, load, normalise
 from zoogen.errors import ConfigError, CorruptZooError, DataUnavailableError, NotFoundError
 from zoogen.grid import Plan, expand
@@ -437,7 +437,10 @@ class Zoo:
         table.insert(2, "row", table.index)
         rows = table.index.to_numpy()
         diverged = self.reader.read(cohort, "diverged_epoch")
-        extra = {"diverged": diverged >= 0}
+        extra: dict[str, Any] = {
+            k: value for k, value in LATER_PARAMETERS.items() if k not in table
+        }
+        extra["diverged"] = diverged >= 0
         size = self.reader.cohort(cohort).members
         for name, metric in self._last_metrics(cohort).items():
             extra[name] = _last_per_member(metric, size)[rows]

@@ -4,7 +4,8 @@ A config describes one zoo. Every hyper-parameter stands once in ``[data]``, ``[
 ``[train]``; ``[grid]`` names those that vary.
 """
 
-from zoogen.config.axes import GridConfig, Range, Scalar
+from zoogen.config.axes import Range, Scalar
+from zoogen.config.draws import Draw, RandomConfig
 from zoogen.config.files import (
     canonical_json,
     changed,
@@ -13,12 +14,15 @@ from zoogen.config.files import (
     load_table,
     parse_config,
 )
+from zoogen.config.grid import GridConfig
 from zoogen.config.schema import (
     HYPER_PARAMETERS,
+    LATER_PARAMETERS,
     PER_MEMBER_PARAMETERS,
     Config,
     validated,
 )
+from zoogen.config.search import Draws
 from zoogen.config.sections import (
     FIRST_GROUPS,
     FIT_GROUPS,
@@ -34,13 +38,17 @@ __all__ = [
     "FIRST_GROUPS",
     "FIT_GROUPS",
     "HYPER_PARAMETERS",
+    "LATER_PARAMETERS",
     "PER_MEMBER_PARAMETERS",
     "Config",
     "DataConfig",
+    "Draw",
+    "Draws",
     "GridConfig",
     "LandscapeConfig",
     "NetworkConfig",
     "PhasesConfig",
+    "RandomConfig",
     "Range",
     "Scalar",
     "Section",

@@ -1,14 +1,15 @@
-"""The grid: which hyper-parameters vary, given as lists or ranges."""
+"""Axes of a grid: values of a hyper-parameter, given as a list or a range."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
 from zoogen.config.sections import FromList, Section
-from zoogen.config.wording import nearest, sentence
+from zoogen.config.wording import sentence
 
 Scalar = bool | int | float | str
 
@@ -45,18 +46,25 @@ def _is_value(value: Any) -> bool:
     return isinstance(value, Scalar) and not (isinstance(value, float) and not math.isfinite(value))
 
 
-def _check_axis_shape(key: str, axis: Any) -> None:
+def check_values(place: str, values: Sequence[Any]) -> None:
+    """Refuse a list that can't be the values of a hyper-parameter.
+
+    Raises:
+        ValueError: naming the place and what was found there.
+    """
+    odd = [value for value in values if not _is_value(value)]
+    if not values:
+        raise ValueError(f"{place}: found an empty axis, expected at least one value")
+    if odd:
+        raise ValueError(f"{place}: found {odd[0]!r}, allowed finite numbers, strings, booleans")
+    if len(set(values)) < len(values):
+        raise ValueError(f"{place}: found a value twice, expected distinct values")
+
+
+def check_axis_shape(key: str, axis: Any) -> None:
     """Say in the config's own words what pydantic would say once per member of a union."""
     if isinstance(axis, list | tuple):
-        odd = [value for value in axis if not _is_value(value)]
-        if not axis:
-            raise ValueError(f"axes.{key!r}: found an empty axis, expected at least one value")
-        if odd:
-            raise ValueError(
-                f"axes.{key!r}: found {odd[0]!r}, allowed finite numbers, strings, booleans"
-            )
-        if len(set(axis)) < len(axis):
-            raise ValueError(f"axes.{key!r}: found a value twice, expected distinct values")
+        check_values(f"axes.{key!r}", axis)
     elif isinstance(axis, dict):
         try:
             Range.model_validate(axis)
@@ -70,40 +78,3 @@ def _check_axis_shape(key: str, axis: Any) -> None:
             f"axes.{key!r}: found {axis!r}, allowed a list of values or a table "
             "{ from, to, points, spacing }"
         )
-
-
-class GridConfig(Section):
-    """Which hyper-parameters vary. Axes cross; every cell of the grid gets ``seeds`` members.
-
-    Attributes:
-        seeds: members per cell.
-        load: the axis that spans the phase diagram horizontally.
-        temperature: the axis that spans it vertically.
-        axes: dotted key (``network.width``) → list of values, or a :class:`Range`.
-    """
-
-    seeds: int = Field(default=3, ge=1)
-    load: str | None = None
-    temperature: str | None = None
-    axes: dict[str, Values | Range] = Field(default_factory=dict)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _axes_are_lists_or_ranges(cls, table: Any) -> Any:
-        axes = table.get("axes", {}) if isinstance(table, dict) else {}
-        for key, axis in axes.items() if isinstance(axes, dict) else ():
-            _check_axis_shape(key, axis)
-        return table
-
-    @model_validator(mode="after")
-    def _load_and_temperature_are_axes(self) -> GridConfig:
-        for role in ("load", "temperature"):
-            key = getattr(self, role)
-            if key is not None and key not in self.axes:
-                raise ValueError(
-                    f"{role}: found {key!r}, allowed the axes of the grid: "
-                    f"{', '.join(self.axes) or 'none given'}{nearest(key, self.axes)}"
-                )
-        if self.load is not None and self.load == self.temperature:
-            raise ValueError(f"temperature: found {self.load!r}, which is the load already")
-        return self

@@ -89,11 +89,11 @@ def _apply_override(table: dict[str, Any], override: str) -> None:
 
 
 def _split_key(key: str) -> list[str]:
-    """Parts between dots; in the two tables whose keys hold dots, quotes are optional."""
-    for section, name in (("grid", "axes"), ("data", "sha256")):
-        prefix = f"{section}.{name}."
+    """Parts between dots; in the tables whose keys hold dots, quotes are optional."""
+    for table in ("grid.axes", "grid.random.draws", "data.sha256"):
+        prefix = f"{table}."
         if key.startswith(prefix):
-            return [section, name, key.removeprefix(prefix).strip("\"'")]
+            return [*table.split("."), key.removeprefix(prefix).strip("\"'")]
     return key.split(".")
 
 

@@ -8,7 +8,9 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
-from zoogen.config.axes import GridConfig, Range, Scalar, Values
+from zoogen.config.axes import Range, Scalar, Values
+from zoogen.config.draws import Draw
+from zoogen.config.grid import GridConfig
 from zoogen.config.sections import (
     FIT_GROUPS,
     PER_MEMBER,
@@ -49,28 +51,43 @@ class Config(Section):
     @model_validator(mode="after")
     def _axes_are_hyper_parameters(self) -> Config:
         for key, axis in self.grid.axes.items():
-            if key not in HYPER_PARAMETERS:
-                raise ValueError(
-                    f"grid.axes: found {key!r}, allowed a hyper-parameter of [data], [network] or "
-                    f"[train]{nearest(key, HYPER_PARAMETERS)}"
-                )
-            for value in axis if isinstance(axis, tuple) else _ends(key, axis):
-                self._check_axis_value(key, value)
-            values = _axis_values(key, axis)
-            if len(set(values)) < len(values):
-                raise ValueError(
-                    f"grid.axes.{key!r}: found a value twice, expected distinct values"
-                )
+            self._check_axis("grid.axes", key, axis)
         return self
 
-    def _check_axis_value(self, key: str, value: Scalar) -> None:
+    @model_validator(mode="after")
+    def _draws_are_hyper_parameters(self) -> Config:
+        draws = self.grid.random.draws if self.grid.random else {}
+        for key, draw in draws.items():
+            self._check_axis("grid.random.draws", key, draw.values or draw.range)
+            if draw.choices is None and key not in PER_MEMBER_PARAMETERS:
+                raise ValueError(
+                    f"grid.random.draws.{key!r}: found a range without points, but every value of "
+                    "it is a program of its own; give a list of values, or points = N"
+                )
+            if draw.choices is None and not _accepts(key, float):
+                raise ValueError(f"grid.random.draws.{key!r}: found a range, expected a list")
+        return self
+
+    def _check_axis(self, table: str, key: str, axis: Values | Range) -> None:
+        if key not in HYPER_PARAMETERS:
+            raise ValueError(
+                f"{table}: found {key!r}, allowed a hyper-parameter of [data], [network] or "
+                f"[train]{nearest(key, HYPER_PARAMETERS)}"
+            )
+        for value in axis if isinstance(axis, tuple) else _ends(key, axis):
+            self._check_axis_value(f"{table}.{key!r}", key, value)
+        values = _axis_values(key, axis)
+        if len(set(values)) < len(values):
+            raise ValueError(f"{table}.{key!r}: found a value twice, expected distinct values")
+
+    def _check_axis_value(self, place: str, key: str, value: Scalar) -> None:
         section, name = key.split(".")
         table = getattr(self, section).model_dump(exclude_unset=True) | {name: value}
         try:
             type(getattr(self, section)).model_validate(table)
         except ValidationError as error:
             text = expectation(dict(error.errors()[0]))
-            raise ValueError(f"grid.axes.{key!r}: {text}") from None
+            raise ValueError(f"{place}: {text}") from None
 
     @model_validator(mode="after")
     def _sections_fit_family(self) -> Config:
@@ -95,9 +112,16 @@ class Config(Section):
                 )
         for name in ("fraction", "label_noise", "crop", "flip"):
             default = DataConfig.model_fields[name].default
-            if getattr(self.data, name) != default or f"data.{name}" in self.grid.axes:
+            if getattr(self.data, name) != default or f"data.{name}" in self.grid.varying:
                 yield f"data.{name}: found one, but a siren fits a single image as it is; remove it"
-        if self.train.optimizer != "adam" or "train.optimizer" in self.grid.axes:
+        if self.train.dropout or "train.dropout" in self.grid.varying:
+            yield "train.dropout: found some, but a siren drops no units; remove it"
+        if self.grid.random is not None:
+            yield (
+                "grid.random: found a random search, but the cells of a siren zoo are images; use "
+                "grid.axes"
+            )
+        if self.train.optimizer != "adam" or "train.optimizer" in self.grid.varying:
             yield (
                 f"train.optimizer: found {self.train.optimizer!r}, a siren needs 'adam': with "
                 "another rule ω0 can't be absorbed into the weights"
@@ -120,13 +144,19 @@ class Config(Section):
         """Axis → its values, as hyper-parameters of the right type, in the order of the config."""
         return {key: _axis_values(key, axis) for key, axis in self.grid.axes.items()}
 
+    def draw_values(self) -> dict[str, tuple[Scalar, ...] | None]:
+        """Drawn hyper-parameter → all that can be drawn; ``None`` for a range without points."""
+        draws = self.grid.random.draws if self.grid.random else {}
+        return {key: _draw_values(key, draw) for key, draw in draws.items()}
+
     def at_size(self, size: str) -> Config:
         """The config at a named size: one number scales the whole zoo.
 
         The scale multiplies the points of every axis (not below 3; lists are thinned evenly, ends
         kept, and never grow), the seeds (not below 2) and, when it is below 1, the length of
-        training, its snapshots and ``train_examples``. Scale 1 is the config as written. Of members
-        that fit images only the numbers of images change, so that a member stays what it is.
+        training, its snapshots and ``train_examples``. In a random search it multiplies the
+        members in place of points and seeds. Scale 1 is the config as written. Of members that fit
+        images only the numbers of images change, so that a member stays what it is.
 
         Raises:
             ConfigError: if the config names no such size.
@@ -140,10 +170,8 @@ class Config(Section):
         if self.network.fits_image:
             train, test = (_scale_count(count, scale) for count in self.images)
             return self._replace(data={"train_examples": train, "test_examples": test})
-        axes = {key: _scale_axis(axis, scale) for key, axis in self.grid.axes.items()}
-        seeds = max(min(self.grid.seeds, 2), math.ceil(self.grid.seeds * scale))
         return self._replace(
-            grid={"axes": axes, "seeds": seeds},
+            grid=_scale_grid(self.grid, scale),
             train=_scale_training(self.train, min(scale, 1.0)),
             data={"train_examples": _scale_count(self.data.train_examples, min(scale, 1.0))},
         )
@@ -188,6 +216,14 @@ def _scale_training(train: TrainConfig, scale: float) -> dict[str, Any]:
     }
 
 
+def _scale_grid(grid: GridConfig, scale: float) -> dict[str, Any]:
+    if grid.random is not None:
+        cells = math.ceil(grid.random.members // grid.seeds * scale)
+        return {"random": grid.random.model_copy(update={"members": cells * grid.seeds})}
+    axes = {key: _scale_axis(axis, scale) for key, axis in grid.axes.items()}
+    return {"axes": axes, "seeds": max(min(grid.seeds, 2), math.ceil(grid.seeds * scale))}
+
+
 def _scale_axis(axis: Values | Range, scale: float) -> Values | Range:
     if isinstance(axis, Range):
         points = max(min(axis.points, 3), math.ceil(axis.points * scale))
@@ -210,6 +246,10 @@ PER_MEMBER_PARAMETERS: tuple[str, ...] = tuple(
     key for key, field in _FIELDS.items() if field.json_schema_extra == PER_MEMBER
 )
 
+LATER_PARAMETERS: dict[str, float] = {"train.dropout": 0.0}
+"""Hyper-parameters that tables of members lack where all have this value: those of zoos that were
+begun before there was the hyper-parameter stay as they are."""
+
 
 def _ends(key: str, axis: Range) -> tuple[Scalar, ...]:
     """A range is monotone: where its ends are allowed, so is all between them."""
@@ -225,6 +265,10 @@ def _axis_values(key: str, axis: Values | Range) -> tuple[Scalar, ...]:
     if isinstance(axis, Range) and _accepts(key, int):
         return tuple(dict.fromkeys(round(v) for v in raw if isinstance(v, float)))
     return tuple(raw)
+
+
+def _draw_values(key: str, draw: Draw) -> tuple[Scalar, ...] | None:
+    return None if draw.choices is None else _axis_values(key, draw.values or draw.range)
 
 
 def _accepts(key: str, kind: type) -> bool:

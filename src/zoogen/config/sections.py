@@ -70,7 +70,7 @@ class DataConfig(Section):
 Activation = Literal["relu", "leaky_relu", "tanh", "gelu", "silu", "sigmoid", "sin"]
 Init = Literal[
     "he_normal", "he_uniform", "glorot_normal", "glorot_uniform", "lecun_normal", "lecun_uniform",
-    "normal", "orthogonal", "siren",
+    "normal", "truncated_normal", "orthogonal", "siren",
 ]  # fmt: skip
 
 
@@ -90,7 +90,8 @@ class NetworkConfig(Section):
         heads: of the vit's attention layers, 2 by default; they divide the width.
         activation: between layers.
         padding: of the cnn's convolutions, ``valid`` (as published) or ``same``.
-        init: distribution of the initial weights (``normal`` has standard deviation 0.05).
+        init: distribution of the initial weights (``normal`` has standard deviation 0.05, and
+            ``truncated_normal`` is the same, cut at twice that).
         init_scale: factor on the initial weights (per member); biases start at zero.
         omega: ω0 of a siren, 30 by default; absorbed into the weights.
     """
@@ -132,17 +133,23 @@ class NetworkConfig(Section):
         return self.family == "siren"
 
 
+MOMENTUM = 0.9
+
+
 class TrainConfig(Section):
     """How members are trained.
 
     Attributes:
-        optimizer: update rule; weight decay is added to the gradient (sgd, adam) or decoupled
-            (adamw) and acts on every parameter, as in PyTorch.
+        optimizer: update rule; weight decay is added to the gradient (sgd, adam, rmsprop) or
+            decoupled (adamw) and acts on every parameter, as in PyTorch. rmsprop divides by the
+            root of a mean of squared gradients that decays by 0.9, as in Keras.
         learning_rate: peak of the schedule (per member).
         momentum: of sgd, and first-moment decay of adam and adamw when given (per member);
-            0.9 by default.
+            0.9 by default. rmsprop has none.
         nesterov: Nesterov momentum (sgd).
         weight_decay: (per member).
+        dropout: share of hidden units that are zero in a step, drawn anew for every image and step
+            (per member); the others are scaled up. Measurements drop nothing.
         batch_size: images (siren: pixels) per step; the rest of an epoch that fills no batch is
             dropped.
         epochs: constant-epoch mode: passes over the member's training images (siren: pixels).
@@ -159,11 +166,12 @@ class TrainConfig(Section):
             loss is at or below this target; its weights stay as they are from then on.
     """
 
-    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "adam", "adamw", "rmsprop"] = "sgd"
     learning_rate: float = Field(default=0.1, ge=0, le=1e38, json_schema_extra=PER_MEMBER)
-    momentum: float = Field(default=0.9, ge=0, lt=1, json_schema_extra=PER_MEMBER)
+    momentum: float = Field(default=MOMENTUM, ge=0, lt=1, json_schema_extra=PER_MEMBER)
     nesterov: bool = False
     weight_decay: float = Field(default=0.0, ge=0, le=1e38, json_schema_extra=PER_MEMBER)
+    dropout: float = Field(default=0.0, ge=0, le=0.99, json_schema_extra=PER_MEMBER)
     batch_size: int = Field(default=64, ge=1)
     epochs: int | None = Field(default=None, ge=1)
     steps: int | None = Field(default=None, ge=1)
@@ -181,6 +189,8 @@ class TrainConfig(Section):
             raise ValueError("anneal_at: found one, but a constant schedule never anneals")
         if self.nesterov and self.optimizer != "sgd":
             raise ValueError(f"nesterov: only sgd has it, found optimizer {self.optimizer!r}")
+        if self.optimizer == "rmsprop" and self.momentum != MOMENTUM:
+            raise ValueError(f"momentum: rmsprop has none, found {self.momentum:g}; leave it out")
         total = self.epochs or self.steps or 0
         beyond = [s for s in self.snapshots if not 0 <= s <= total]
         if beyond:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 
 def sentence(error: Mapping[str, Any], model: Any) -> str:
@@ -35,7 +35,8 @@ def expectation(error: Mapping[str, Any]) -> str:
 
 def _keys_of(model: Any, location: Sequence[Any]) -> list[str]:
     for part in location:
-        model = model.model_fields[str(part)].annotation
+        field = model.model_fields[str(part)].annotation
+        model = next(iter(get_args(field)), field)  # of ``Section | None`` the section
     return [field.alias or name for name, field in model.model_fields.items()]
 
 

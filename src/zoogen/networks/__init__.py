@@ -14,6 +14,7 @@ from zoogen.config import NetworkConfig
 from zoogen.networks import layers
 from zoogen.networks.architecture import Apply, Architecture, Forward, Hidden, Init
 from zoogen.networks.cnn import cnn, lenet
+from zoogen.networks.dropout import dropping
 from zoogen.networks.initializers import initial_params
 from zoogen.networks.mlp import mlp
 from zoogen.networks.resnet import resnet
@@ -22,7 +23,8 @@ from zoogen.networks.vit import vit
 from zoogen.params import Params, ParamSpec
 
 __all__ = [
-    "FAMILIES", "Hidden", "Network", "build_network", "hidden_names", "path_twin", "step_factors",
+    "FAMILIES", "Hidden", "Network", "build_network", "dropping", "hidden_names", "path_twin",
+    "step_factors",
 ]  # fmt: skip
 
 FAMILIES: dict[str, Callable[[NetworkConfig, tuple[int, int, int], int], Architecture]] = {
@@ -52,7 +54,7 @@ class Network:
             traced), zero biases (siren: its own); ``params`` is a flat dict in PyTorch layout.
         apply: ``(params, images [b c h w]) → logits [b k]``; float32 normalised images.
         forward: the same with what hidden units hold, ``→ (logits, group → Hidden)``; under
-            ``jit``, what is not used is not computed.
+            ``jit``, what is not used is not computed. ``drop`` is for training (`dropping`).
     """
 
     config: NetworkConfig

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from jaxtyping import Array, Float
 
@@ -23,8 +23,22 @@ class Hidden(NamedTuple):
 
 
 Apply = Callable[[Params, Float[Array, "b c h w"]], Float[Array, "b k"]]
-Forward = Callable[[Params, Float[Array, "b c h w"]], tuple[Float[Array, "b k"], dict[str, Hidden]]]
 Init = Callable[[Array, float | Float[Array, ""]], Params]
+Drop = Callable[[str, Array], Array]
+"""What happens to the units of a layer, by its name, before the next one reads them."""
+
+
+def keep(name: str, units: Array) -> Array:
+    """All units as they are."""
+    return units
+
+
+class Forward(Protocol):
+    """A network as a function: of parameters and images, and in training of what is dropped."""
+
+    def __call__(
+        self, params: Params, images: Float[Array, "b c h w"], /, drop: Drop = keep
+    ) -> tuple[Float[Array, "b k"], dict[str, Hidden]]: ...
 
 
 class Architecture(NamedTuple):
@@ -32,7 +46,8 @@ class Architecture(NamedTuple):
 
     Attributes:
         spec: names, shapes and symmetries of the parameters.
-        forward: ``(params, images [b c h w]) → (logits [b k], group of the spec → Hidden)``.
+        forward: ``(params, images [b c h w]) → (logits [b k], group of the spec → Hidden)``; with
+            ``drop``, hidden units go through it after their activation.
         init: ``(key, scale) → params``, where the family has initial weights of its own.
     """
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from zoogen.config import NetworkConfig
 from zoogen.errors import ConfigError
 from zoogen.networks import layers
-from zoogen.networks.architecture import Architecture, Hidden
+from zoogen.networks.architecture import Architecture, Drop, Hidden, keep
 from zoogen.params import Axis, Params, ParamSpec
 
 ImageShape = tuple[int, int, int]
@@ -44,13 +44,13 @@ def cnn(config: NetworkConfig, image_shape: ImageShape, classes: int) -> Archite
     activation = layers.ACTIVATIONS[config.activation]
 
     def forward(
-        params: Params, images: Float[Array, "b c h w"]
+        params: Params, images: Float[Array, "b c h w"], drop: Drop = keep
     ) -> tuple[Float[Array, "b k"], dict[str, Hidden]]:
         x, hidden = images.transpose(1, 2, 3, 0), {}
         for name in names:
             weight, bias = params[f"{name}.weight"], params[f"{name}.bias"]
             before = layers.conv2d(x, weight, bias, STRIDE, padding)
-            x = activation(before)
+            x = drop(name, activation(before))
             hidden[name] = layers.hidden_maps(before, x)
         pooled = layers.global_average_pool(x)
         return layers.dense(pooled, params["output.weight"], params["output.bias"]), hidden
@@ -91,17 +91,17 @@ def lenet(
     activation = layers.ACTIVATIONS[config.activation]
 
     def forward(
-        params: Params, images: Float[Array, "b c h w"]
+        params: Params, images: Float[Array, "b c h w"], drop: Drop = keep
     ) -> tuple[Float[Array, "b k"], dict[str, Hidden]]:
         x, hidden = images.transpose(1, 2, 3, 0), {}
         for name in LENET_KERNELS:
             before = layers.conv2d(x, params[f"{name}.weight"], params[f"{name}.bias"])
             before = pool(before) if name in LENET_POOLED else before
-            x = activation(before)
+            x = drop(name, activation(before))
             hidden[name] = layers.hidden_maps(before, x)
         flat = layers.flatten(x)
         before = layers.dense(flat, params["hidden.weight"], params["hidden.bias"])
-        last = activation(before)
+        last = drop("hidden", activation(before))
         hidden["hidden"] = Hidden(before, last)
         return layers.dense(last, params["output.weight"], params["output.bias"]), hidden
 

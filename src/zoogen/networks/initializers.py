@@ -20,6 +20,7 @@ INITIALIZERS: dict[str, Callable[..., Array]] = {
     "lecun_normal": _initializers.lecun_normal(in_axis=1, out_axis=0),
     "lecun_uniform": _initializers.lecun_uniform(in_axis=1, out_axis=0),
     "normal": _initializers.normal(0.05),
+    "truncated_normal": _initializers.truncated_normal(0.05),
     "orthogonal": _initializers.orthogonal(column_axis=0),
 }
 

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from zoogen.config import NetworkConfig
 from zoogen.networks import layers
-from zoogen.networks.architecture import Architecture, Hidden
+from zoogen.networks.architecture import Architecture, Drop, Hidden, keep
 from zoogen.params import Axis, Params, ParamSpec
 
 DEFAULT_DEPTH = 2
@@ -29,12 +29,12 @@ def mlp(config: NetworkConfig, image_shape: tuple[int, int, int], classes: int) 
     activation = layers.ACTIVATIONS[config.activation]
 
     def forward(
-        params: Params, images: Float[Array, "b c h w"]
+        params: Params, images: Float[Array, "b c h w"], drop: Drop = keep
     ) -> tuple[Float[Array, "b k"], dict[str, Hidden]]:
         x, hidden = images.reshape(images.shape[0], -1), {}
         for name in names:
             before = layers.dense(x, params[f"{name}.weight"], params[f"{name}.bias"])
-            x = activation(before)
+            x = drop(name, activation(before))
             hidden[name] = Hidden(before, x)
         return layers.dense(x, params["output.weight"], params["output.bias"]), hidden
 

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from zoogen.config import NetworkConfig
 from zoogen.networks import layers
-from zoogen.networks.architecture import Architecture, Hidden
+from zoogen.networks.architecture import Architecture, Drop, Hidden, keep
 from zoogen.params import Axis, Params, ParamSpec
 
 DEFAULT_DEPTH = 2
@@ -40,17 +40,17 @@ def resnet(config: NetworkConfig, image_shape: tuple[int, int, int], classes: in
         return layers.map_norm(x, params[f"{name}.weight"], params[f"{name}.bias"])
 
     def forward(
-        params: Params, images: Float[Array, "b c h w"]
+        params: Params, images: Float[Array, "b c h w"], drop: Drop = keep
     ) -> tuple[Float[Array, "b k"], dict[str, Hidden]]:
         x, hidden = conv(params, "stem", images.transpose(1, 2, 3, 0), STEM_STRIDE), {}
         for block in blocks:
             inner = activation(norm(params, f"{block}.norm0", x))
             before = norm(params, f"{block}.norm1", conv(params, f"{block}.conv0", inner))
-            after = activation(before)
+            after = drop(f"{block}.conv0", activation(before))
             hidden[f"{block}.conv0"] = layers.hidden_maps(before, after)
             x = x + conv(params, f"{block}.conv1", after)
         before = norm(params, "norm", x)
-        after = activation(before)
+        after = drop("stem", activation(before))
         hidden["stem"] = layers.hidden_maps(before, after)
         pooled = layers.global_average_pool(after)
         return layers.dense(pooled, params["output.weight"], params["output.bias"]), hidden

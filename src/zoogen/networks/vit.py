@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from zoogen.config import NetworkConfig
 from zoogen.errors import ConfigError
 from zoogen.networks import layers
-from zoogen.networks.architecture import Architecture, Hidden
+from zoogen.networks.architecture import Architecture, Drop, Hidden, keep
 from zoogen.params import Axis, Params, ParamSpec
 
 DEFAULT_DEPTH, DEFAULT_HEADS = 2, 2
@@ -54,7 +54,7 @@ def vit(config: NetworkConfig, image_shape: tuple[int, int, int], classes: int) 
         return layers.layer_norm(x, params[f"{name}.weight"], params[f"{name}.bias"])
 
     def forward(
-        params: Params, images: Float[Array, "b c h w"]
+        params: Params, images: Float[Array, "b c h w"], drop: Drop = keep
     ) -> tuple[Float[Array, "b k"], dict[str, Hidden]]:
         hidden = {}
         x = dense(params, "embed", _patches(images, side)) + params["places.weight"].T
@@ -64,7 +64,7 @@ def vit(config: NetworkConfig, image_shape: tuple[int, int, int], classes: int) 
             hidden[f"{block}.value"] = _hidden_tokens(v, v)
             x = x + dense(params, f"{block}.mix", _attend(q, k, v, heads))
             before = dense(params, f"{block}.up", norm(params, f"{block}.norm1", x))
-            after = activation(before)
+            after = drop(f"{block}.up", activation(before))
             hidden[f"{block}.up"] = _hidden_tokens(before, after)
             x = x + dense(params, f"{block}.down", after)
         last = norm(params, "norm", x)

@@ -14,6 +14,8 @@ from zoogen.phases import PHASES, tally
 from zoogen.report.axes import Axis, value_text
 from zoogen.report.data import PHASE_NAMES, ReportData
 
+_MANY = 32  # values of an axis that are listed
+
 
 def datacard(data: ReportData, figures: Sequence[str] = ()) -> str:
     """The card of a zoo as Markdown.
@@ -99,8 +101,16 @@ def _quality_table(data: ReportData) -> list[str]:
 
 def _axis_row(axis: Axis, data: ReportData) -> tuple[str, str, str]:
     hint = f" [{axis.arrow}]" if axis.arrow else ""
-    values = sorted(set(data.cells[axis.key]))
-    return f"{axis.role}: {axis.label}{hint}", f"`{axis.key}`", ", ".join(map(value_text, values))
+    return f"{axis.role}: {axis.label}{hint}", f"`{axis.key}`", _values_text(data.cells[axis.key])
+
+
+def _values_text(values: pd.Series) -> str:
+    """All values, or least, median and greatest of many numbers."""
+    found = sorted(set(values))
+    if len(found) > _MANY:
+        low, middle, high = map(value_text, (found[0], found[len(found) // 2], found[-1]))
+        return f"{low} to {high}, median {middle} ({len(found)} values)"
+    return ", ".join(map(value_text, found))
 
 
 def _measurements(data: ReportData) -> list[str]:

@@ -122,7 +122,7 @@ def data_of(zoo: Zoo) -> ReportData:
     if labels is None:
         raise NotFoundError(f"{zoo.path}: no phase labels yet; run `zoogen label {zoo.path}`")
     dataset, fits = zoo.facts["dataset"], config.network.fits_image
-    varies = "network.family" in config.grid.axes
+    varies = "network.family" in config.grid.varying
     axis = partial(describe_axis, family="" if varies else config.network.family)
     load, temperature = config.grid.load, config.grid.temperature
     missing = zoo.plan.n_members - len(zoo.members)
@@ -139,7 +139,7 @@ def data_of(zoo: Zoo) -> ReportData:
         members=_with_all_phases(zoo.members),
         load=axis(load, "load") if load else None,
         temperature=axis(temperature, "temperature") if temperature else None,
-        facets=tuple(axis(k, "facet") for k in config.grid.axes if k not in (load, temperature)),
+        facets=tuple(axis(k, "facet") for k in config.grid.varying if k not in (load, temperature)),
         rule=rule_lines(labels.info),
         limits=_limits_of_fits() if fits else _limits(config, dataset["chance_accuracy"]),
         provenance=_provenance(zoo),
@@ -253,7 +253,7 @@ def _dataset_text(facts: Mapping[str, Any]) -> str:
 
 def _network_text(config: Config) -> str:
     """The architecture in words, without what varies over the grid."""
-    varying, network = config.grid.axes, config.network
+    varying, network = config.grid.varying, config.network
     names = {
         "mlp": "MLP",
         "cnn": "CNN",
@@ -280,7 +280,9 @@ def _training_text(config: Config) -> str:
         "weight_decay": f"weight decay {train.weight_decay:g}",
         "schedule": f"{train.schedule} schedule", length: f"{getattr(train, length)} {length}",
     }  # fmt: skip
-    return ", ".join(text for key, text in shown.items() if f"train.{key}" not in config.grid.axes)
+    return ", ".join(
+        text for key, text in shown.items() if f"train.{key}" not in config.grid.varying
+    )
 
 
 def _last_snapshot(zoo: Zoo) -> str:

@@ -72,6 +72,12 @@ def config_of(zoo: Zoo, cohort: str) -> Config:
 def members_of(table: pd.DataFrame) -> tuple[Member, ...]:
     """Members from rows with their ``id``, ``cell``, ``seed`` and hyper-parameters."""
     return tuple(
-        Member(row["id"], row["cell"], row["seed"], {k: row[k] for k in PER_MEMBER_PARAMETERS})
+        # Zoos of earlier versions lack the hyper-parameters that came later.
+        Member(
+            row["id"],
+            row["cell"],
+            row["seed"],
+            {k: row[k] for k in PER_MEMBER_PARAMETERS if k in row},
+        )
         for row in table.to_dict("records")
     )

@@ -173,7 +173,7 @@ def train_block(
         width: members that the program takes; copies of the last one fill it up, so that a
             smaller block needs no compilation of its own.
     """
-    program, line = make_program(recipe), recipe.timeline
+    program, line = make_program(_with_dropout(recipe, members)), recipe.timeline
     filled = [*members, *[members[-1]] * (width - len(members))]
     given, checkpoint = member_input(filled), Checkpoint(resume_dir, CHECKPOINT_SECONDS)
     progress = checkpoint.restore(
@@ -238,7 +238,8 @@ def continue_training(
         2020: *learning-rate rewinding* is a stretch that ends with the recipe.
     """
     train = recipe.train.model_copy(update={"stop_at_train_loss": None})
-    program, line = make_program(replace(recipe, train=train)), recipe.timeline
+    trained = _with_dropout(replace(recipe, train=train), members)
+    program, line = make_program(trained), recipe.timeline
     begin, *stops = (0, line.total_steps) if steps is None else steps
     kept = None if mask is None else recipe.net.spec.unflatten(jnp.asarray(mask))
     given = member_input(members)._replace(mask=kept)
@@ -253,6 +254,12 @@ def continue_training(
             position = target
         found.append(np.asarray(recipe.net.spec.flatten(state.params)))
     return np.stack(found, axis=1)
+
+
+def _with_dropout(recipe: Recipe, members: Sequence[Member]) -> Recipe:
+    """The recipe with dropout if any of these members drops units."""
+    rates = [member.values.get("train.dropout", 0.0) for member in members]
+    return replace(recipe, dropout=any(rates))
 
 
 def _advanced(

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 from zoogen.config import NetworkConfig, TrainConfig
 from zoogen.data import augment, noisy_labels, normalise, pixel_values, places
 from zoogen.keys import Purpose, key_for
-from zoogen.networks import Network, build_network, step_factors
+from zoogen.networks import Network, build_network, dropping, step_factors
 from zoogen.networks.cost import working_bytes
 from zoogen.params import Params
 from zoogen.population import MemberFunction, on_cpu, over_members
@@ -96,6 +96,8 @@ class Recipe:
     Where members fit an image, their training examples are its pixels: ``training_size`` is the
     number of these, ``image_shape`` that of a place, ``classes`` the number of channels, and
     ``white`` the brightest value.
+
+    ``dropout`` says whether any member drops units: a program of none that does pays nothing.
     """
 
     network: NetworkConfig
@@ -108,6 +110,7 @@ class Recipe:
     noise_seed: int
     root: int
     white: float = 255.0
+    dropout: bool = False
 
     @property
     def net(self) -> Network:
@@ -134,13 +137,29 @@ class Program(NamedTuple):
 
 @lru_cache(maxsize=64)
 def make_program(recipe: Recipe) -> Program:
-    """The program of a recipe; recipes that differ in initialisation share ``advance``."""
+    """The program of a recipe.
+
+    Recipes that differ in initialisation share ``advance``; ``start`` is shared by those that
+    differ in what comes after it.
+    """
     network = recipe.network.model_copy(update={"init": "he_normal", "init_scale": 1.0})
     return Program(
-        start=over_members(partial(start_member, recipe)),
+        start=_start(_beginning(recipe)),
         restart=over_members(partial(restart_member, recipe)),
         advance=_advance(replace(recipe, network=network)),
     )
+
+
+def _beginning(recipe: Recipe) -> Recipe:
+    """A recipe with the same start, and all else as in others."""
+    activated = recipe.network.model_copy(update={"activation": "relu"})
+    size = recipe.training_size if recipe.train.steps else recipe.train.batch_size
+    return replace(recipe, network=activated, training_size=size, dropout=False)
+
+
+@lru_cache(maxsize=64)
+def _start(recipe: Recipe) -> MemberFunction:
+    return over_members(partial(start_member, recipe))
 
 
 @lru_cache(maxsize=64)
@@ -223,7 +242,7 @@ def _run_epoch(
         images, labels = _batch(recipe, member, data, order, i, begin + i)
         measure = _squared_error if recipe.network.fits_image else _loss
         (loss, correct), gradient = jax.value_and_grad(measure, argnums=1, has_aux=True)(
-            recipe.net, params, images, labels
+            _network(recipe, member, begin + i), params, images, labels
         )
         factor = rate_factor(recipe.train, recipe.timeline, begin + i)
         updates, optimizer = _optimizer(recipe.train, member, factor).update(
@@ -271,6 +290,15 @@ def _batch(
     return normalise(images, data.mean, data.std), data.labels[index]
 
 
+def _network(recipe: Recipe, member: MemberInput, step: Int[Array, ""]) -> Network:
+    """The network in training at one step: with the units dropped that this member drops."""
+    if not recipe.dropout:
+        return recipe.net
+    key = jax.random.fold_in(key_for(recipe.root, member.words, Purpose.DROPOUT), step)
+    forward = partial(recipe.net.forward, drop=dropping(key, member.values["train.dropout"]))
+    return replace(recipe.net, apply=lambda params, images: forward(params, images)[0])
+
+
 def _loss(
     network: Network, params: Params, images: Float[Array, "b c h w"], labels: Int[Array, " b"]
 ) -> tuple[Float[Array, ""], Int[Array, ""]]:
@@ -314,9 +342,10 @@ def _optimizer(
     decay = member.values["train.weight_decay"]
     if config.optimizer == "adamw":
         return optax.adamw(rate, b1=momentum, weight_decay=decay)
-    rule = (
-        optax.sgd(rate, momentum, config.nesterov)
-        if config.optimizer == "sgd"
-        else optax.adam(rate, b1=momentum)
-    )
+    if config.optimizer == "sgd":
+        rule = optax.sgd(rate, momentum, config.nesterov)
+    elif config.optimizer == "adam":
+        rule = optax.adam(rate, b1=momentum)
+    else:
+        rule = optax.rmsprop(rate, decay=0.9, eps=1e-7, eps_in_sqrt=False)
     return optax.chain(optax.add_decayed_weights(decay), rule)

@@ -16,8 +16,8 @@ from zoogen.models import (
     fit_graph_standard,
     frame_of,
     graph_model,
+    graph_model_of,
     graph_of,
-    of_one_spec,
     standardise_graphs,
     unite,
 )
@@ -209,14 +209,26 @@ def test_gradients_are_finite_and_one_program_serves_batches_of_one_shape(order)
     assert loss._cache_size() == 1
 
 
+@pytest.mark.parametrize(("order", "messages"), list(product(ORDERS, ("mean", "sum"))))
+def test_blocks_give_what_lists_give(order, messages):
+    """In float64, with the same params; kernels, parallel parameters, loops, owners."""
+    specs = [SPECS[name] for name in ("cnn", "residual", "recurrent", "attention")]
+    stack = GraphStack(4, 1, order, messages)
+    with jax.enable_x64(True):
+        model = graph_model(FRAME, 2, stack, 16)
+        params = model.init(jax.random.key(0))
+        members = [(spec, weights_of(spec, 2, dtype=np.float64)) for spec in specs]
+        by_lists = outputs(model, params, members)
+        models = [graph_model_of(spec, 2, stack, 16, FRAME) for spec in specs]
+        parts = jax.jit(lambda p, x: [m.apply(p, w) for m, w in zip(models, x, strict=True)])
+        by_blocks = np.concatenate(parts(params, [values for _, values in members]))
+        assert relative(by_blocks - by_lists, by_lists) <= 1e-12
+
+
 def test_flat_weights_of_one_spec_may_be_traced():
     spec = SPECS["cnn"]
-    model, params = model_of()
-    values = weights_of(spec, 3)
-    flat = of_one_spec(model, spec, FRAME)
-    found = jax.jit(flat.apply)(params, values)
-    np.testing.assert_allclose(found, outputs(model, params, [(spec, values)]), rtol=1e-5)
-    slope = jax.grad(lambda x: flat.apply(params, x).sum())(jnp.asarray(values))
+    flat = graph_model_of(spec, 2, GraphStack(8, 2), 16, FRAME)
+    slope = jax.grad(lambda x: flat.apply(model_of()[1], x).sum())(weights_of(spec, 3))
     assert (np.abs(slope).max(axis=0) > 0).mean() > 0.9
 
 

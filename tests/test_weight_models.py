@@ -14,10 +14,8 @@ from zoogen.models import (
     GraphStack,
     Stack,
     TokenStack,
-    frame_of,
-    graph_model,
+    graph_model_of,
     network_model,
-    of_one_spec,
     parameter_model,
     token_model,
     token_parameter_model,
@@ -32,8 +30,7 @@ UNITS = TokenStack(channels=8, depth=2, heads=2, edge_channels=4)
 
 def graphs(order, messages):
     def build(spec):
-        model = graph_model(frame_of([spec]), 2, GraphStack(8, 2, order, messages), hidden=16)
-        return of_one_spec(model, spec)
+        return graph_model_of(spec, 2, GraphStack(8, 2, order, messages), hidden=16)
 
     return build
 

@@ -21,9 +21,9 @@ RATES: dict[str, tuple[Any, ...]] = {
 }
 TREES = {"learning_rate": (0.05, 0.1, 0.03), "leaves": (15, 31, 7), "trees": (300,)}
 PERCEPTRON = RATES | {"hidden": (256, 512, 128)}
-STACK = RATES | {"channels": (32, 16), "depth": (4, 3)}
-GRAPH = RATES | {"channels": (32, 16), "depth": (4, 2)}
-SWEEPS = RATES | {"channels": (32, 16), "depth": (2, 1)}
+STACK = RATES | {"channels": (16, 32), "depth": (4, 3)}
+GRAPH = RATES | {"channels": (16, 32), "depth": (4, 2)}
+SWEEPS = RATES | {"channels": (16, 32), "depth": (2, 1)}
 
 
 def _reader(

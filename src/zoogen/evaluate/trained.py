@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache, partial
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ from zoogen.models import (
     fit_graph_standard,
     fit_standard,
     frame_of,
-    graph_model,
+    graph_model_of,
     graph_of,
     network_model,
     parameter_model,
@@ -45,7 +45,7 @@ from zoogen.models.heads import initial_mlp, mlp
 from zoogen.params import ParamSpec
 from zoogen.symmetry import apply, random_element
 
-TERMINAL_RANK = 16  # features per channel that stacks keep for inputs and outputs, if they are more
+TERMINAL_RANK = 4  # features per channel that stacks keep for inputs and outputs, if they are more
 STANDARD_MEMBERS = 256  # that the scale of graphs is taken from
 
 
@@ -215,15 +215,13 @@ def fit_equivariant_parameters(
 def graph_learner(specs: tuple[ParamSpec, ...], outputs: int, stack: GraphStack) -> Learner:
     """A graph network on members of several specs."""
     frame = frame_of(specs)
-    model = graph_model(frame, outputs, stack)
+    models = [graph_model_of(spec, outputs, stack, frame=frame) for spec in specs]
 
     def outputs_of(params: Tree, parts: Parts) -> Float[Array, "b o"]:
-        members = [(spec, x) for spec, x in zip(specs, parts, strict=True) if len(x)]
-        # The barrier keeps the compiler from computing with the structure for seconds.
-        graph: Any = jax.lax.optimization_barrier(unite(frame, members, pad=False))
-        return model.apply(params, graph)
+        read = [m.apply(params, x) for m, x in zip(models, parts, strict=True) if len(x)]
+        return jnp.concatenate(read)
 
-    return Learner(model.init, outputs_of)
+    return Learner(models[0].init, outputs_of)
 
 
 def fit_graph(

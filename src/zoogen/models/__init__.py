@@ -16,7 +16,7 @@ from zoogen.models.equivariant import (
 )
 from zoogen.models.graphs import Frame, frame_of, graph_of
 from zoogen.models.leaves import permutable_terminals
-from zoogen.models.message_passing import GraphStack, graph_model, of_one_spec
+from zoogen.models.message_passing import GraphStack, graph_model, graph_model_of
 from zoogen.models.model import WeightModel
 from zoogen.models.standard import Standard, entry_orbits, fit_standard, standardise
 from zoogen.models.token_models import TokenStack, token_model, token_parameter_model
@@ -47,13 +47,13 @@ __all__ = [
     "fit_standard",
     "frame_of",
     "graph_model",
+    "graph_model_of",
     "graph_of",
     "matched_partners",
     "mean_of_networks",
     "mix",
     "mixup",
     "network_model",
-    "of_one_spec",
     "parameter_model",
     "permutable_terminals",
     "random_equivalents",

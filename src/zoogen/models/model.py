@@ -67,7 +67,7 @@ class Body(NamedTuple):
     numbers: Callable[[Tree, Tree], Float[Array, "b p o"]]
 
 
-def in_chunks(apply: Apply, footprint: Footprint) -> Apply:
+def in_chunks(apply: Apply, footprint: Footprint, chunk_bytes: int | None = None) -> Apply:
     """On CPU, run a few members at a time, and run them again for the gradient.
 
     A step of training then allocates the features of a few members instead of a batch's. Where
@@ -77,11 +77,12 @@ def in_chunks(apply: Apply, footprint: Footprint) -> Apply:
     Args:
         apply: of a model; all arguments but the first have an axis of members.
         footprint: of the same model.
+        chunk_bytes: features that run at once, by default ``CHUNK_BYTES``.
     """
 
     def run(params: Tree, *inputs: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
         batch = inputs[0].shape[0]
-        size = _chunk(batch, footprint)
+        size = _chunk(batch, footprint, chunk_bytes or CHUNK_BYTES)
         if not on_cpu() or size == batch:
             return apply(params, *inputs)
         # Without the barriers against merging the two runs, which a loop does not need.
@@ -94,9 +95,9 @@ def in_chunks(apply: Apply, footprint: Footprint) -> Apply:
     return run
 
 
-def _chunk(batch: int, footprint: Footprint) -> int:
+def _chunk(batch: int, footprint: Footprint, chunk_bytes: int) -> int:
     """Members that run at once: the batch, or the largest divisor of it that fits the cache."""
     if footprint.width > NARROW or batch * footprint.member_bytes <= REUSED_BYTES:
         return batch
-    fitting = chunk_size(footprint.member_bytes, CHUNK_BYTES)
+    fitting = chunk_size(footprint.member_bytes, chunk_bytes)
     return max(size for size in range(1, batch + 1) if batch % size == 0 and size <= fitting)

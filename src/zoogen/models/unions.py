@@ -178,7 +178,7 @@ def _refuse_wrong_weights(spec: ParamSpec, values: Numbers) -> None:
 
 
 # ---------------------------------------------------------------------------------------- structure
-class _Piece(NamedTuple):
+class Piece(NamedTuple):
     """One member's part of a union; numbers of nodes, sets and weights count from its own first.
 
     Attributes:
@@ -193,7 +193,8 @@ class _Piece(NamedTuple):
 
 
 @lru_cache(maxsize=1024)
-def _piece(frame: Frame, spec: ParamSpec) -> _Piece:
+def piece_of(frame: Frame, spec: ParamSpec) -> Piece:
+    """The part that a member of a spec is of every union."""
     graph = graph_of(spec)
     sizes = [s.size for s in graph.sets]
     roles = [s.role for s in graph.sets]
@@ -212,7 +213,7 @@ def _piece(frame: Frame, spec: ParamSpec) -> _Piece:
     steps += [_owner_edges(frame, graph)] if graph.owners.size else []
     for step in steps:
         step["edge_share"] = np.full(len(step["source"]), 1 / (len(step["source"]) * len(steps)))
-    return _Piece(nodes, sets, tuple(steps))
+    return Piece(nodes, sets, tuple(steps))
 
 
 def _node_labels(frame: Frame, graph: Graph) -> Iterator[Int[np.ndarray, " units"]]:
@@ -267,7 +268,7 @@ class _Run(NamedTuple):
         begins: numbers of the first one's member, weight, node and set in the union.
     """
 
-    piece: _Piece
+    piece: Piece
     members: int
     sizes: Int[np.ndarray, " 4"]
     begins: Int[np.ndarray, " 4"]
@@ -307,7 +308,7 @@ def _union(frame: Frame, shapes: tuple[tuple[ParamSpec, int], ...], pad: bool) -
 def _runs(frame: Frame, shapes: tuple[tuple[ParamSpec, int], ...]) -> Iterator[_Run]:
     begins = np.zeros(4, int)
     for spec, count in shapes:
-        piece = _piece(frame, spec)
+        piece = piece_of(frame, spec)
         nodes, sets = len(piece.nodes["node_set"]), len(piece.sets["set_size"])
         yield _Run(piece, count, np.array([1, spec.size, nodes, sets]), begins)
         begins = begins + count * np.array([1, spec.size, nodes, sets])

@@ -92,7 +92,7 @@ def enter_blocks(
 ) -> State:
     """The same of members of one spec."""
     piece, graph = piece_of(frame, spec), graph_of(spec)
-    of_nodes = piece.nodes
+    of_nodes, weights = piece.nodes, jnp.asarray(weights)
     nodes = (
         params["nodes"][of_nodes["node_label"]]
         + jnp.asarray(of_nodes["node_place"], weights.dtype) @ params["place"]
@@ -100,7 +100,7 @@ def enter_blocks(
     )
     edges = []
     for number, step in enumerate(piece.steps):
-        scale = step["fan_in"][0] if messages == "mean" else 1.0
+        scale = float(step["fan_in"][0]) if messages == "mean" else 1.0
         values = _read(weights * scale, step["edge_index"], params["weights"])
         states = _kinds(params["edges"], step["edge_label"]) + values
         if number < len(graph.blocks):  # then edges of owners

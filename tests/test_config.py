@@ -58,6 +58,7 @@ REFUSED = {
     "network.width=-3": ["network.width", "found -3", "greater than or equal to 1"],
     "network.family='mpl'": ["network.family", "found 'mpl'", "'mlp'", "did you mean 'mlp'?"],
     "network.padding='same'": ["network", "padding", "'cnn'"],
+    "network.norm='batch'": ["network", "norm", "'resnet'"],
     "data.source='minst'": ["data", "source", "found 'minst'", "'digits'"],
     "data.label_noise=1.5": ["data.label_noise", "found 1.5", "less than or equal to 1"],
     "train.steps=4": ["epochs/steps", "found both", "exactly one"],

@@ -342,6 +342,7 @@ FAMILIES = {
     "cnn": (NetworkConfig(family="cnn", width=3, depth=2, padding="same", activation="tanh"), 6),
     "lenet": (NetworkConfig(family="lenet", width=2, activation="tanh"), 20),
     "resnet": (NetworkConfig(family="resnet", width=3, depth=1, activation="tanh"), 6),
+    "batch": (NetworkConfig(family="resnet", width=3, depth=1, norm="batch", activation="tanh"), 6),
     "vit": (NetworkConfig(family="vit", width=4, depth=1, activation="tanh"), 6),
 }
 
@@ -364,7 +365,7 @@ def test_every_family_is_measured_in_every_respect(family):
     weights = (rng.normal(size=(2, 2, size)) / 2).astype(np.float32)
     found = measure_cohort(network, dataset, DATA, LANDSCAPE, weights, seed_pairs(["a", "a"]),
                            np.zeros(2), WORDS[:2], groups=groups)  # fmt: skip
-    normed = {"path_norm"} if family in ("resnet", "vit") else set()
+    normed = {"path_norm"} if family in ("resnet", "batch", "vit") else set()
     missing = normed | MISSING | OF_NOISE | SOMETIMES_MISSING | {"gradient_noise_scale"}
     for name, values in found.arrays.items():
         assert np.isfinite(values).all() or name in missing, name

@@ -11,12 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zoogen.config import NetworkConfig
+from zoogen.config import Config, NetworkConfig
+from zoogen.data import load, normalise
 from zoogen.errors import ConfigError
+from zoogen.grid import expand
 from zoogen.networks import FAMILIES, build_network
 from zoogen.networks.initializers import INITIALIZERS, initial_params
 from zoogen.networks.layers import ACTIVATIONS
 from zoogen.params import Axis, ParamSpec
+from zoogen.train import recipe_of, train_block, training_data
 
 GREY, COLOUR = (1, 28, 28), (3, 28, 28)
 
@@ -30,6 +33,7 @@ NETWORKS = [
     (NetworkConfig(family="lenet", width=8), COLOUR),
     (NetworkConfig(family="lenet", width=3, activation="tanh"), (1, 21, 24)),
     (NetworkConfig(family="resnet", width=4), (3, 9, 8)),
+    (NetworkConfig(family="resnet", width=4, norm="batch", activation="silu"), (3, 9, 8)),
     (NetworkConfig(family="vit", width=6, depth=1, activation="gelu"), (1, 8, 8)),
     (NetworkConfig(family="siren", width=6, activation="sin", init="siren"), (2, 1, 1)),
 ]
@@ -59,9 +63,12 @@ def images(shape, count=7, seed=0):
 
 
 def flat_params(network, seed=0):
-    """Weights and biases that are all different from zero."""
+    """Weights and biases that are all different from zero, and variances above it."""
     rng = np.random.default_rng(seed)
-    return jnp.asarray(0.3 * rng.normal(size=network.spec.size), jnp.float32)
+    params = network.spec.unflatten(0.3 * rng.normal(size=network.spec.size))
+    for name, kind in network.spec.statistics:
+        params[name] = np.exp(params[name]) if kind == "variance" else params[name]
+    return jnp.asarray(network.spec.flatten(params), jnp.float32)
 
 
 @pytest.mark.parametrize(
@@ -73,6 +80,7 @@ def flat_params(network, seed=0):
         (NetworkConfig(family="lenet", width=8), COLOUR, 2_864),
         # 144 + 16 + 2 blocks of 2 × (32 + 2,320) + 32 + 170; 272 + 784 + 2 × 2,208 + 32 + 170
         (NetworkConfig(family="resnet", width=16), GREY, 9_770),
+        (NetworkConfig(family="resnet", width=16, norm="batch"), GREY, 9_930),  # 5 norms × 32
         (NetworkConfig(family="vit", width=16), GREY, 5_674),
     ],
 )
@@ -91,11 +99,41 @@ def test_lenet_width_scales_all_layers_in_proportion():
     assert min(group.size for group in narrow.values()) == 1
 
 
+def test_training_with_batch_norms_equals_pytorch():
+    """Weights and running statistics after steps on all images, whose order does not matter."""
+    torch = pytest.importorskip("torch")
+    config = Config.model_validate({
+        "name": "t",
+        "data": {"train_examples": 40},
+        "network": {"family": "resnet", "norm": "batch", "width": 4, "depth": 1},
+        "train": {"steps": 3, "batch_size": 40, "weight_decay": 0.1, "learning_rate": 0.05},
+        "grid": {"seeds": 1},
+    })  # fmt: skip
+    dataset = load(config.data)
+    recipe, members = recipe_of(config, dataset), expand(config).cohorts[0].members
+    data = training_data(dataset, recipe)
+    trained = train_block(recipe, data, members).weights[0]
+    twin = torch_twin(torch, recipe.net)
+    load_flat(torch, twin, trained[0])
+    x = torch.from_numpy(np.array(normalise(data.images, data.mean, data.std)))
+    rule = torch.optim.SGD(twin.parameters(), lr=0.05, momentum=0.9, weight_decay=0.1)
+    for _ in range(3):
+        rule.zero_grad()
+        targets = torch.from_numpy(np.array(data.labels)).long()
+        torch.nn.functional.cross_entropy(twin(x), targets).backward()
+        rule.step()
+    found = recipe.net.spec.unflatten(trained[-1])
+    for name, expected in twin.state_dict().items():
+        if expected.is_floating_point():
+            name = name if name in found else name.replace("_", ".", 1)
+            np.testing.assert_allclose(found[name], expected.numpy(), atol=1e-5, err_msg=name)
+
+
 @ALL
 def test_logits_equal_pytorch(config, shape):
     torch = pytest.importorskip("torch")
     network, _ = compiled(config, shape)
-    twin = torch_twin(torch, network)
+    twin = torch_twin(torch, network).eval()
     vectors = [flat_params(network, seed) for seed in range(3)]
     for vector, found in zip(vectors, logits_of(config, shape, vectors), strict=True):
         load_flat(torch, twin, np.asarray(vector))
@@ -212,13 +250,13 @@ def test_init_depends_on_key_and_scale_only_and_biases_are_zero():
             assert not np.array_equal(one[name], other[name])
 
 
-@pytest.mark.parametrize("family", ["resnet", "vit"])
-def test_norms_begin_as_the_identity_at_every_scale(family):
-    network = build_network(NetworkConfig(family=family, width=4), (1, 8, 8), 3)
+@pytest.mark.parametrize(("family", "norm"), [("resnet", None), ("resnet", "batch"), ("vit", None)])
+def test_norms_begin_as_the_identity_at_every_scale(family, norm):
+    network = build_network(NetworkConfig(family=family, width=4, norm=norm), (1, 8, 8), 3)
     params = jax.jit(network.init)(jax.random.key(0), 3.0)
     vectors = {p.name for p in network.spec.parameters if len(p.axes) == 1}
-    scales = {name for name in vectors if name.endswith("weight")}
-    assert len(scales) == 5
+    scales = {name for name in vectors if name.endswith(("weight", "var"))}
+    assert len(scales) == (10 if norm == "batch" else 5)
     for name in vectors:
         assert (np.asarray(params[name]) == (name in scales)).all()
 
@@ -320,6 +358,8 @@ def residual_twin(torch, config, shapes, act, conv):
 
     def module(name):
         rank, biased = len(shapes[f"{name}.weight"]), f"{name}.bias" in shapes
+        if f"{name}.running_var" in shapes:
+            return nn.BatchNorm2d(width)
         if rank == 1:
             return nn.GroupNorm(1, width) if config.family == "resnet" else nn.LayerNorm(width)
         if rank == 4:
@@ -363,11 +403,11 @@ def residual_twin(torch, config, shapes, act, conv):
 
 def load_flat(torch, module, vector):
     """Fill a module's state_dict, in its own order, from a flat vector."""
-    state = module.state_dict()
+    state = {k: v for k, v in module.state_dict().items() if v.is_floating_point()}  # no counters
     sizes = [tensor.numel() for tensor in state.values()]
     assert sum(sizes) == vector.size
     ends = np.cumsum([0, *sizes])
     module.load_state_dict({
         name: torch.from_numpy(vector[begin:end].copy()).reshape(tensor.shape)
         for (name, tensor), (begin, end) in zip(state.items(), pairwise(ends), strict=True)
-    })  # fmt: skip
+    }, strict=False)  # fmt: skip

@@ -54,10 +54,10 @@ def cohort(snapshots: np.ndarray, cells: str, like: int = 0) -> Subjects:
     probe = Probe(images, np.zeros(1, np.float32), np.ones(1, np.float32))
     made = Subjects(
         NETWORK, np.array(list(cells)), snapshots.shape[1], lambda s: snapshots[:, s], probe,
-        np.zeros(IMAGES, int),
+        np.zeros(IMAGES, int), probe,
     )  # fmt: skip
     labels = made.logits(snapshots[like : like + 1, -1])[0].argmax(axis=1)
-    return Subjects(NETWORK, made.cells, made.snapshots, made.weights, probe, labels)
+    return Subjects(NETWORK, made.cells, made.snapshots, made.weights, probe, labels, probe)
 
 
 def table(name: str, members: Subjects) -> pd.DataFrame:

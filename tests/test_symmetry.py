@@ -36,6 +36,7 @@ NETWORKS = {
     "lenet": (NetworkConfig(family="lenet", width=4), (1, 24, 21), 3),
     "lenet-tanh": (NetworkConfig(family="lenet", width=4, activation="tanh"), (1, 21, 24), 3),
     "resnet": (NetworkConfig(family="resnet", width=4, activation="silu"), (2, 6, 6), 3),
+    "resnet-batch": (NetworkConfig(family="resnet", width=4, norm="batch"), (2, 6, 6), 3),
 }
 ALL = pytest.mark.parametrize("name", NETWORKS)
 
@@ -279,7 +280,9 @@ BROKEN = {
     "mlp": build_network(NetworkConfig(width=4), (1, 2, 2), 4),
     "cnn": build_network(NetworkConfig(family="cnn", width=3), (3, 15, 15), 3),
     "lenet": build_network(NetworkConfig(family="lenet", width=4), (4, 24, 20), 4),
-    "resnet": build_network(NetworkConfig(family="resnet", width=3, depth=1), (3, 6, 6), 3),
+    "resnet": build_network(
+        NetworkConfig(family="resnet", width=3, depth=1, norm="batch"), (3, 6, 6), 3
+    ),
 }
 
 
@@ -302,7 +305,11 @@ def mutations(spec):
 def relabelled(spec, name, position, axis):
     axes = {p.name: list(p.axes) for p in spec.parameters}
     axes[name][position] = axis
-    return ParamSpec.build({n: tuple(a) for n, a in axes.items()}, dict(spec.scalings))
+    return ParamSpec.build(
+        {n: tuple(a) for n, a in axes.items()},
+        dict(spec.scalings),
+        statistics=dict(spec.statistics),
+    )
 
 
 @pytest.mark.parametrize("family", BROKEN)

@@ -297,7 +297,7 @@ def test_a_network_in_training_drops_by_member_and_step() -> None:
 
     def logits(member: int, step: int) -> np.ndarray:
         one = jax.tree.map(lambda leaf: leaf[member], given)
-        return np.asarray(_network(recipe, one, jnp.int32(step)).apply(params, images))
+        return np.asarray(_network(recipe, one, jnp.int32(step)).train_forward(params, images)[0])
 
     whole = np.asarray(recipe.net.apply(params, images))
     np.testing.assert_array_equal(logits(0, 0), whole)

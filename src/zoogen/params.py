@@ -5,7 +5,8 @@ Storage, export, alignment and equivariant layers all read it.
 
 Layout: a weight is stored as PyTorch stores it (``[out, in]`` for dense layers,
 ``[out, in, height, width]`` for convolutions), so that the flat vector of a member equals the
-concatenation of its PyTorch ``state_dict``, entry by entry.
+concatenation of its PyTorch ``state_dict``, entry by entry (but for the step counters of batch
+norms, which are no weights).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int
 
 from zoogen.errors import ConfigError
 
@@ -84,6 +85,13 @@ class Group:
 class ParamSpec:
     """Names, shapes, offsets and symmetry of a network's parameters.
 
+    Attributes:
+        parameters: in the order of the flat vector.
+        scalings: group and continuous symmetry of its activation.
+        parents: nested group, its parent, and the parent's number of units.
+        statistics: parameter and ``mean`` or ``variance``: what a norm has seen of its input. They
+            are stored, permuted and read as all others, but training gives them no gradient.
+
     Example:
         >>> spec = ParamSpec.build(
         ...     {"hidden.weight": (Axis(3, "hidden"), Axis(2)), "hidden.bias": (Axis(3, "hidden"),)}
@@ -99,6 +107,7 @@ class ParamSpec:
     parameters: tuple[Parameter, ...]
     scalings: tuple[tuple[str, str], ...] = ()
     parents: tuple[tuple[str, str, int], ...] = ()
+    statistics: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def build(
@@ -106,6 +115,7 @@ class ParamSpec:
         axes: Mapping[str, tuple[Axis, ...]],
         scalings: Mapping[str, str] | None = None,
         parents: Mapping[str, tuple[str, int]] | None = None,
+        statistics: Mapping[str, str] | None = None,
     ) -> ParamSpec:
         """Lay out parameters one behind the other in the order given.
 
@@ -115,10 +125,11 @@ class ParamSpec:
             parents: group name → its parent's name and number of units: ``{"key": ("heads", 4)}``
                 where an axis of group ``key`` holds the dimensions of 4 heads, head by head. The
                 parent may have axes of its own, but no parent.
+            statistics: parameter name → ``mean`` or ``variance``.
 
         Raises:
-            ConfigError: if axes that share a group disagree on the number of units, or a group
-                can't be nested as ``parents`` says.
+            ConfigError: if axes that share a group disagree on the number of units, a group can't
+                be nested as ``parents`` says, or statistics name no parameter.
         """
         offset, parameters = 0, []
         for name, parameter_axes in axes.items():
@@ -126,7 +137,9 @@ class ParamSpec:
             parameters.append(parameter)
             offset += parameter.size
         nested = tuple((group, *parent) for group, parent in (parents or {}).items())
-        spec = cls(tuple(parameters), tuple((scalings or {}).items()), nested)
+        _refuse_wrong_statistics(statistics or {}, axes)
+        moments = tuple((statistics or {}).items())
+        spec = cls(tuple(parameters), tuple((scalings or {}).items()), nested, moments)
         _ = spec.groups  # raises on a contradiction now, not at first use
         return spec
 
@@ -167,6 +180,21 @@ class ParamSpec:
     @cached_property
     def _by_name(self) -> dict[str, Parameter]:
         return {parameter.name: parameter for parameter in self.parameters}
+
+    @cached_property
+    def trained(self) -> Bool[np.ndarray, " p"]:
+        """Which entries of the flat vector get gradients: all but statistics."""
+        statistics = dict(self.statistics)
+        kinds = [np.full(p.size, p.name not in statistics) for p in self.parameters]
+        return np.concatenate(kinds)
+
+    def without_statistics(self, vector: Any) -> Any:
+        """Flat weights ``[*m, p]``, NumPy or JAX, with zeros for statistics.
+
+        Lengths, distances and matchings are those of what is trained: statistics follow from it
+        and the images, on a scale of their own.
+        """
+        return vector * self.trained if self.statistics else vector
 
     def flatten(self, params: Mapping[str, Any]) -> Any:
         """Concatenate named tensors (with any leading axes) into flat vectors ``[*m, p]``."""
@@ -240,7 +268,9 @@ class ParamSpec:
                 for p in self.parameters
             ],
             "scalings": dict(self.scalings),
-            **({"parents": nested} if nested else {}),  # most specs have none: stored as ever
+            # Most specs have none of these: they are stored as ever.
+            **({"parents": nested} if nested else {}),
+            **({"statistics": dict(self.statistics)} if self.statistics else {}),
         }
 
     @classmethod
@@ -251,7 +281,7 @@ class ParamSpec:
             for p in data["parameters"]
         }
         parents = {group: (name, units) for group, (name, units) in data.get("parents", {}).items()}
-        return cls.build(axes, data["scalings"], parents)
+        return cls.build(axes, data["scalings"], parents, data.get("statistics"))
 
 
 def nested_order(parent: Int[Any, "*m families"], shares: Int[Any, "*m families share"]) -> Any:
@@ -283,6 +313,17 @@ def _refuse_wrong_nesting(
                 f"parents: group {name!r} with {groups[name].size} units can't be nested in "
                 f"{units} units of {parent!r}, which has {found.size} and the parent "
                 f"{found.parent!r}; a parent has no parent, and its units divide those of the group"
+            )
+
+
+def _refuse_wrong_statistics(
+    statistics: Mapping[str, str], names: Mapping[str, tuple[Axis, ...]]
+) -> None:
+    for name, kind in statistics.items():
+        if name not in names or kind not in ("mean", "variance"):
+            raise ConfigError(
+                f"statistics: found {kind!r} of {name!r}; expected 'mean' or 'variance' of one of "
+                f"the parameters {list(names)}"
             )
 
 

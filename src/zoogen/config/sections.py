@@ -89,6 +89,8 @@ class NetworkConfig(Section):
             fixed depth.
         heads: of the vit's attention layers, 2 by default; they divide the width.
         activation: between layers.
+        norm: of the resnet, ``layer`` by default: over all channels and positions of an image; or
+            ``batch``, whose running statistics are stored with the weights.
         padding: of the cnn's convolutions, ``valid`` (as published) or ``same``.
         init: distribution of the initial weights (``normal`` has standard deviation 0.05, and
             ``truncated_normal`` is the same, cut at twice that).
@@ -100,6 +102,7 @@ class NetworkConfig(Section):
     width: int = Field(default=16, ge=1, le=8192)
     depth: int | None = Field(default=None, ge=1, le=64)
     heads: int | None = Field(default=None, ge=1, le=64)
+    norm: Literal["layer", "batch"] | None = None
     activation: Activation = "relu"
     padding: Literal["valid", "same"] | None = None
     init: Init = "he_normal"
@@ -114,6 +117,10 @@ class NetworkConfig(Section):
             raise ValueError(f"padding: found one, but only 'cnn' has it, not {self.family!r}")
         if self.family != "vit" and self.heads is not None:
             raise ValueError(f"heads: found some, but only 'vit' has them, not {self.family!r}")
+        if self.family != "resnet" and self.norm is not None:
+            raise ValueError(
+                f"norm: found one, but only 'resnet' has a choice, not {self.family!r}"
+            )
         if self.family != "siren":
             if self.omega is not None:
                 raise ValueError(f"omega: found one, but only 'siren' has it, not {self.family!r}")

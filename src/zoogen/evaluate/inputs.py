@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import combinations
 from typing import NamedTuple
 
@@ -63,7 +64,7 @@ def _common(blocks: tuple[Block, ...]) -> ParamSpec:
     spec = blocks[0].spec
     shared = set.intersection(*(set(block.spec.scalings) for block in blocks))
     scalings = tuple(pair for pair in spec.scalings if pair in shared)
-    return ParamSpec(spec.parameters, scalings, spec.parents)
+    return replace(spec, scalings=scalings)
 
 
 def refuse_unfit(problem: Problem, reader: str) -> None:

@@ -107,6 +107,28 @@ class Task:
         params = self.network.spec.unflatten(w)
         return self.network.forward(params, normalise(images, data.mean, data.std))
 
+    def loss_in_training(
+        self, data: Examples, w: Float[Array, " p"], images: Array, labels: Int[Array, " b"]
+    ) -> Float[Array, ""]:
+        """The same as training sees it: batch norms by the batch, not by running statistics."""
+        params = self.network.spec.unflatten(w)
+        logits, _ = self.network.train_forward(params, normalise(images, data.mean, data.std))
+        return cross_entropy(logits, labels)
+
+    def recomputed(self, data: Examples, w: Float[Array, " p"]) -> Float[Array, " p"]:
+        """Flat weights whose running statistics are those of the training probe set.
+
+        Points between members need it: means of statistics are the statistics of no network.
+        """
+        spec = self.network.spec
+        if not spec.statistics:
+            return w
+        images = normalise(data.train[: self.probe], data.mean, data.std)
+        params: Float[Array, " p"] = spec.flatten(
+            self.network.recomputed(spec.unflatten(w), images)
+        )
+        return params
+
     def noisy(self, labels: Int[Array, " n"], rate: Float[Array, ""]) -> Int[Array, " n"]:
         """The first training labels, as trained on."""
         return noisy_labels(labels, rate, self.network.classes, self.noise_seed)

@@ -142,7 +142,7 @@ def _draw_curve(task: Task, words: Words) -> Draws:
 def _take_curve(view: PairView) -> Raw:
     task, row, data = view.task, view.row, view.data
     control = train_curve(
-        lambda w, images, labels: task.loss(data, w, images, labels),
+        lambda w, images, labels: task.loss_in_training(data, w, images, labels),
         row.start,
         row.end,
         data.train,
@@ -155,7 +155,7 @@ def _take_curve(view: PairView) -> Raw:
     images, labels = data.train[: task.probe], view.labels[: task.probe]
 
     def evaluate(w):  # type: ignore[no-untyped-def]
-        logits = task.logits(data, w, images)
+        logits = task.logits(data, task.recomputed(data, w), images)
         return example_errors(logits, labels), example_losses(logits, labels)
 
     curve, line = along_curve_and_line(evaluate, row.start, control, row.end)
@@ -214,9 +214,10 @@ def _finish_reconstruction(taken: Taken) -> Arrays:
 
 # -------------------------------------------------------------------------------------- weights
 def _finish_weights(taken: Taken) -> Arrays:
+    spec = taken.task.network.spec
     return {
-        "weight_norm": weight_norm(taken.weights),
-        "layer_rotation": layer_rotation(taken.task.network.spec, taken.weights),
+        "weight_norm": weight_norm(spec.without_statistics(taken.weights)),
+        "layer_rotation": layer_rotation(spec, taken.weights),
     }
 
 

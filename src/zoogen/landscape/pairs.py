@@ -48,13 +48,15 @@ def _take_line(view: PairView, end: Float[Array, " p"]) -> Raw:
     labels = (view.labels[: task.probe], data.test_labels)
 
     def scores(t: Float[Array, ""]) -> list[Float[Array, " n"]]:
-        logits = task.logits(data, (1 - t) * start + t * end, images)
+        logits = task.logits(data, task.recomputed(data, (1 - t) * start + t * end), images)
         parts = zip((logits[: task.probe], logits[task.probe :]), labels, strict=True)
         return [score(*part) for part in parts for score in _BARRIER_SCORES]
 
     along = jax.lax.map(scores, jnp.asarray(CURVE_POINTS, jnp.float32))
     return {
-        "weight_distance": jnp.sqrt(jnp.sum((start - end) ** 2)),
+        "weight_distance": jnp.sqrt(
+            jnp.sum(task.network.spec.without_statistics(start - end) ** 2)
+        ),
         "line": jnp.stack([each.mean(axis=1) for each in along]),
         "line_covariance": jnp.stack([covariance_of_means(each) for each in along]),
     }

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from zoogen.landscape.connectivity import linear_barrier
 from zoogen.merging.loss import loss_and_accuracy
 from zoogen.merging.repair import repair
+from zoogen.merging.statistics import recompute_statistics
 from zoogen.networks import Network
 from zoogen.population import MemberFunction, over_members
 from zoogen.symmetry import Matching, apply, weight_matching
@@ -42,8 +43,9 @@ class Barriers(NamedTuple):
         times: positions on the lines, from 0 to 1.
         raw: between members as they are.
         aligned: after the second member's units are matched to the first's.
-        repaired: the aligned line with :func:`~zoogen.merging.repair` at each inner time; nothing
-            where no images were given for it.
+        repaired: the aligned line with :func:`~zoogen.merging.repair` at each inner time, or, of
+            networks with batch norms, with statistics recomputed at all times; nothing where no
+            images were given for it.
         matching: that aligns them.
     """
 
@@ -111,7 +113,10 @@ def barriers(
 def _repaired(
     network: Network, points: Float[np.ndarray, "q t p"], images: Any, times: np.ndarray
 ) -> Float[np.ndarray, "q t p"]:
-    """Lines whose inner points have the statistics of their ends, in proportion."""
+    """Lines whose inner points have the statistics of their ends, in proportion; with batch norms,
+    lines whose points all have the statistics of the images."""
+    if network.spec.statistics:
+        return recompute_statistics(network, points, images)
     inner, shares = points[:, 1:-1], np.stack([1 - times, times], axis=-1)[1:-1]
     ends = np.broadcast_to(points[:, None, [0, -1]], (*inner.shape[:2], 2, points.shape[-1]))
     shares = np.broadcast_to(shares, ends.shape[:-1])

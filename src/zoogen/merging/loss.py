@@ -16,13 +16,17 @@ from zoogen.networks import Network
 def loss_of(network: Network) -> BatchLoss:
     """Mean cross-entropy of a network: ``(flat weights, normalised images, labels) → nats``.
 
+    Norms over a batch take that of the images, as in training: what is merged or lies between
+    members has no running statistics of its own.
+
     Equal networks give the same function, so that what is compiled for it is compiled once.
     """
 
     def loss(
         values: Float[Array, " p"], images: Float[Array, "n c h w"], labels: Int[Array, " n"]
     ) -> Float[Array, ""]:
-        return cross_entropy(network.apply(network.spec.unflatten(values), images), labels)
+        logits, _ = network.train_forward(network.spec.unflatten(values), images)
+        return cross_entropy(logits, labels)
 
     return loss
 

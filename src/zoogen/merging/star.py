@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from zoogen.errors import ConfigError
 from zoogen.merging.loss import loss_of
+from zoogen.merging.statistics import recompute_statistics
 from zoogen.networks import Network
 from zoogen.population import MemberFunction, over_members
 
@@ -57,7 +58,7 @@ def star_model(
         seed: of the batches, members and points.
 
     Returns:
-        Flat weights, float32; NaN where training diverged.
+        Flat weights, float32, running statistics recomputed; NaN where training diverged.
 
     Raises:
         ConfigError: if a set has no member.
@@ -81,7 +82,8 @@ def star_model(
         keys,
     )
     program = _program(network, training or StarTraining())
-    return np.asarray(program(rows, jnp.asarray(images, jnp.float32))).reshape(*lead, size)
+    found = np.asarray(program(rows, jnp.asarray(images, jnp.float32))).reshape(*lead, size)
+    return recompute_statistics(network, found, images)
 
 
 @lru_cache(maxsize=16)

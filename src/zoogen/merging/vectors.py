@@ -72,7 +72,8 @@ def learn_coefficients(
 
     Args:
         network: of the members.
-        base: flat weights of m members.
+        base: flat weights of m members. Coefficients of running statistics stay 0: recompute them
+            (:func:`~zoogen.merging.recompute_statistics`) after the vectors are added.
         vectors: task vectors of each.
         images: normalised examples of the task, which all members share.
         labels: of the examples.

@@ -12,19 +12,30 @@ from jaxtyping import Array, Float
 
 from zoogen.config import NetworkConfig
 from zoogen.networks import layers
-from zoogen.networks.architecture import Apply, Architecture, Forward, Hidden, Init
+from zoogen.networks.architecture import (
+    Apply,
+    Architecture,
+    BatchMoments,
+    Drop,
+    Forward,
+    Hidden,
+    Init,
+    TrainForward,
+    keep,
+)
 from zoogen.networks.cnn import cnn, lenet
 from zoogen.networks.dropout import dropping
 from zoogen.networks.initializers import initial_params
 from zoogen.networks.mlp import mlp
 from zoogen.networks.resnet import resnet
 from zoogen.networks.siren import siren, step_factors
+from zoogen.networks.statistics import exact
 from zoogen.networks.vit import vit
 from zoogen.params import Params, ParamSpec
 
 __all__ = [
-    "FAMILIES", "Hidden", "Network", "build_network", "dropping", "hidden_names", "path_twin",
-    "step_factors",
+    "FAMILIES", "BatchMoments", "Hidden", "Network", "build_network", "dropping", "hidden_names",
+    "path_twin", "step_factors",
 ]  # fmt: skip
 
 FAMILIES: dict[str, Callable[[NetworkConfig, tuple[int, int, int], int], Architecture]] = {
@@ -55,6 +66,8 @@ class Network:
         apply: ``(params, images [b c h w]) → logits [b k]``; float32 normalised images.
         forward: the same with what hidden units hold, ``→ (logits, group → Hidden)``; under
             ``jit``, what is not used is not computed. ``drop`` is for training (`dropping`).
+        train_forward: ``(params, images) → (logits, norm → BatchMoments)``: normalised by the batch
+            where norms are over a batch, else the same logits and nothing seen; takes ``drop``.
     """
 
     config: NetworkConfig
@@ -64,6 +77,11 @@ class Network:
     init: Init
     apply: Apply
     forward: Forward
+    train_forward: TrainForward
+
+    def recomputed(self, params: Params, images: Float[Array, "b c h w"]) -> Params:
+        """Parameters whose running statistics are exactly those of given normalised images."""
+        return {**params, **exact(self.train_forward(params, images)[1])}
 
 
 @lru_cache(maxsize=256)
@@ -85,13 +103,21 @@ def build_network(
         >>> network.spec.size
         4970
     """
-    spec, forward, own_init = FAMILIES[config.family](config, image_shape, classes)
+    spec, forward, own_init, own_train_forward = FAMILIES[config.family](
+        config, image_shape, classes
+    )
     init = own_init or partial(initial_params, spec, config.init)
 
     def apply(params: Params, images: Float[Array, "b c h w"]) -> Float[Array, "b k"]:
         return forward(params, images)[0]
 
-    return Network(config, image_shape, classes, spec, init, apply, forward)
+    def train_forward(
+        params: Params, images: Float[Array, "b c h w"], /, drop: Drop = keep
+    ) -> tuple[Float[Array, "b k"], dict[str, BatchMoments]]:
+        return forward(params, images, drop=drop)[0], {}
+
+    in_training = own_train_forward or train_forward
+    return Network(config, image_shape, classes, spec, init, apply, forward, in_training)
 
 
 def hidden_names(network: Network) -> tuple[str, ...]:

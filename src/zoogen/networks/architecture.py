@@ -22,6 +22,20 @@ class Hidden(NamedTuple):
     after: Float[Array, "b u *hw"]
 
 
+class BatchMoments(NamedTuple):
+    """Of every unit's input to a norm, over the images of a batch and the positions of maps.
+
+    Attributes:
+        mean: ``[u]``.
+        variance: ``[u]``, the mean squared deviation.
+        size: number of values per unit.
+    """
+
+    mean: Float[Array, " u"]
+    variance: Float[Array, " u"]
+    size: int
+
+
 Apply = Callable[[Params, Float[Array, "b c h w"]], Float[Array, "b k"]]
 Init = Callable[[Array, float | Float[Array, ""]], Params]
 Drop = Callable[[str, Array], Array]
@@ -41,6 +55,14 @@ class Forward(Protocol):
     ) -> tuple[Float[Array, "b k"], dict[str, Hidden]]: ...
 
 
+class TrainForward(Protocol):
+    """The same in training: norms over a batch take its moments, and show them."""
+
+    def __call__(
+        self, params: Params, images: Float[Array, "b c h w"], /, drop: Drop = keep
+    ) -> tuple[Float[Array, "b k"], dict[str, BatchMoments]]: ...
+
+
 class Architecture(NamedTuple):
     """Parameters and function of a network.
 
@@ -49,8 +71,11 @@ class Architecture(NamedTuple):
         forward: ``(params, images [b c h w]) → (logits [b k], group of the spec → Hidden)``; with
             ``drop``, hidden units go through it after their activation.
         init: ``(key, scale) → params``, where the family has initial weights of its own.
+        train_forward: ``(params, images) → (logits, norm → BatchMoments)``, normalised by the batch
+            itself; ``None`` where training computes what evaluation does, but for what is dropped.
     """
 
     spec: ParamSpec
     forward: Forward
     init: Init | None = None
+    train_forward: TrainForward | None = None

@@ -30,19 +30,24 @@ def initial_params(spec: ParamSpec, name: str, key: Array, scale: Float[Array, "
 
     Args:
         spec: of the network; a parameter with one axis is a bias, or the scale of a norm where
-            its name ends in ``weight``.
+            its name ends in ``weight``, or a statistic where the spec says so.
         name: of the distribution, a key of :data:`INITIALIZERS`.
         key: JAX key of the member.
         scale: factor on the weights (may be traced).
 
     Returns:
-        Weights of the distribution times ``scale``; biases are zero, scales of norms one.
+        Weights of the distribution times ``scale``; biases and means are zero, scales of norms
+        and variances one.
     """
     draw = INITIALIZERS[name]
-    factor = jnp.asarray(scale, jnp.float32)
+    factor, statistics = jnp.asarray(scale, jnp.float32), dict(spec.statistics)
     return {
-        p.name: jnp.full(p.shape, float(p.name.endswith("weight")), jnp.float32)
+        p.name: jnp.full(p.shape, float(_is_scale(p.name, statistics)), jnp.float32)
         if len(p.axes) == 1
         else factor * draw(jax.random.fold_in(key, index), p.shape, jnp.float32)
         for index, p in enumerate(spec.parameters)
     }
+
+
+def _is_scale(name: str, statistics: dict[str, str]) -> bool:
+    return name.endswith("weight") or statistics.get(name) == "variance"

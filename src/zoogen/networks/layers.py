@@ -15,13 +15,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from zoogen.networks.architecture import Hidden
+from zoogen.networks.architecture import BatchMoments, Hidden
 from zoogen.networks.formulations import FORMULATIONS, Geometry, choose, chosen
 from zoogen.networks.sine import sin
 
 __all__ = [
-    "ACTIVATIONS", "SCALINGS", "chosen", "conv2d", "dense", "flatten", "global_average_pool",
-    "hidden_maps", "layer_norm", "map_norm", "max_pool", "scalings", "sum_pool",
+    "ACTIVATIONS", "SCALINGS", "batch_norm", "chosen", "conv2d", "dense", "flatten",
+    "global_average_pool", "hidden_maps", "layer_norm", "map_moments", "map_norm", "max_pool",
+    "scalings", "sum_pool",
 ]  # fmt: skip
 
 
@@ -116,6 +117,42 @@ def map_norm(
 ) -> Float[Array, "c h w b"]:
     """The same over all channels and positions of an image: PyTorch's group norm of one group."""
     return _normal(x, (0, 1, 2)) * weight[:, None, None, None] + bias[:, None, None, None]
+
+
+def batch_norm(
+    x: Float[Array, "c h w b"],
+    weight: Float[Array, " c"],
+    bias: Float[Array, " c"],
+    mean: Float[Array, " c"],
+    variance: Float[Array, " c"],
+) -> Float[Array, "c h w b"]:
+    """Channels standardised by given moments, then scale and shift (epsilon 1e-5).
+
+    A variance below zero, as noise on weights may leave it, counts as zero.
+
+    Example:
+        >>> x = jnp.array([1.0, 3.0]).reshape(1, 1, 1, 2)
+        >>> one = jnp.ones(1)
+        >>> batch_norm(x, 2 * one, one, 2 * one, one).round(3).ravel().tolist()
+        [-1.0, 3.0]
+
+    Reference:
+        Ioffe and Szegedy, Batch normalization, 2015.
+    """
+    factor = weight * jax.lax.rsqrt(jnp.maximum(variance, 0) + NORM_EPSILON)
+    return (x - mean[:, None, None, None]) * factor[:, None, None, None] + bias[:, None, None, None]
+
+
+def map_moments(x: Float[Array, "c h w b"]) -> BatchMoments:
+    """Mean and variance of each channel over all images and positions.
+
+    Example:
+        >>> [float(m[0]) for m in map_moments(jnp.array([1.0, 3.0]).reshape(1, 1, 1, 2))[:2]]
+        [2.0, 1.0]
+    """
+    mean = x.mean(axis=(1, 2, 3))
+    variance = jnp.mean(jnp.square(x - mean[:, None, None, None]), axis=(1, 2, 3))
+    return BatchMoments(mean, variance, x.size // x.shape[0])
 
 
 def _normal(x: Array, axes: int | tuple[int, ...]) -> Array:

@@ -26,7 +26,7 @@ def average_snapshots(members: Subjects) -> Iterator[Estimate]:
     """Average the last k = 2, 3, … stored snapshots of a member, against its last.
 
     The initialisation is no part of any average. Snapshots weigh the same, however far apart
-    they were stored.
+    they were stored. Running statistics of averages are those of the training probe set.
 
     Reference:
         Izmailov et al., Averaging weights leads to wider optima and better generalization, 2018.
@@ -35,7 +35,7 @@ def average_snapshots(members: Subjects) -> Iterator[Estimate]:
     total, before = last.astype(np.float64), members.accuracy(last)
     for count in range(2, members.snapshots):
         total += members.weights(members.snapshots - count)
-        after = members.accuracy(total / count)
+        after = members.accuracy(members.recomputed(total / count))
         yield from compare_members(members.by_cell(), count, after, before)
 
 
@@ -44,6 +44,7 @@ def average_seeds(members: Subjects) -> Iterator[Estimate]:
     """Average the members of a cell, as they are and aligned, against the mean member.
 
     Alignment is that of all members of the cell, also where the error leaves one of them out.
+    Running statistics of averages are those of the training probe set.
 
     Reference:
         Ainsworth, Hayase and Srinivasa, Git Re-Basin, 2022; Wortsman et al., Model soups, 2022.
@@ -55,7 +56,8 @@ def average_seeds(members: Subjects) -> Iterator[Estimate]:
     rows = [weights]
     for _, places in cells:
         raw = weights[places]
-        rows += [_averages(raw), _averages(align_population(members.network.spec, raw).values)]
+        aligned = align_population(members.network.spec, raw).values
+        rows += [members.recomputed(_averages(each)) for each in (raw, aligned)]
     alone, *averaged = np.split(
         members.accuracy(np.concatenate(rows)), np.cumsum([len(block) for block in rows])[:-1]
     )

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from jaxtyping import Array, Float, Float32, Int, Shaped
 
 from zoogen.config import DataConfig
 from zoogen.data import Dataset, normalise
+from zoogen.merging import recompute_statistics
 from zoogen.networks import Network
 from zoogen.networks.cost import working_bytes
 from zoogen.population import MemberFunction, on_cpu, over_members, share
@@ -51,6 +53,7 @@ class Subjects:
         weights: position on the snapshot axis → ``[m p]`` float32.
         probe: test images.
         labels: their classes.
+        training: images of the training probe set, for statistics of networks that are combined.
     """
 
     network: Network
@@ -59,6 +62,7 @@ class Subjects:
     weights: Callable[[int], Float32[np.ndarray, "m p"]]
     probe: Probe
     labels: Int[np.ndarray, " b"]
+    training: Probe
 
     def by_cell(self) -> Iterator[tuple[str, Int[np.ndarray, " n"]]]:
         """Cells with the places of their members, in the order of the members."""
@@ -72,6 +76,13 @@ class Subjects:
     def accuracy(self, values: Float[np.ndarray, "m p"]) -> Float[np.ndarray, " m"]:
         """Test accuracy of networks with these weights, 0 to 1; NaN where a logit is not finite."""
         return accuracy(self.logits(values), self.labels)
+
+    def recomputed(self, values: Float[np.ndarray, "m p"]) -> Float[np.ndarray, "m p"]:
+        """Weights that were combined, the running statistics of their batch norms taken anew."""
+        if not self.network.spec.statistics:
+            return values
+        images = normalise(*(jnp.asarray(part) for part in self.training))
+        return recompute_statistics(self.network, values, images)
 
     @cached_property
     def _shared(self) -> Probe:
@@ -97,11 +108,14 @@ def subjects(zoo: Zoo) -> Iterator[Subjects]:
     Raises:
         DataUnavailableError: if the data set can't be had.
     """
-    probe, labels = probe_of(zoo.dataset, zoo.config.data)
+    dataset, config = zoo.dataset, zoo.config.data
+    probe, labels = probe_of(dataset, config)
     for name, kept in undiverged(zoo):
+        seen, _ = dataset.probes(config, float(kept["data.fraction"].iloc[0]))
+        training = probe._replace(images=seen.images)
         read = partial(zoo.reader.read, name, "weights", kept["row"].to_numpy())
         snapshots, cells = len(zoo.snapshots(name)), kept["cell"].to_numpy()
-        yield Subjects(zoo.network(name), cells, snapshots, read, probe, labels)
+        yield Subjects(zoo.network(name), cells, snapshots, read, probe, labels, training)
 
 
 def undiverged(zoo: Zoo) -> Iterator[tuple[str, pd.DataFrame]]:

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from zoogen.data import normalise
+from zoogen.errors import ConfigError
 from zoogen.merging import add_vectors, learn_coefficients, loss_of, task_vectors
 from zoogen.merging.descent import descend
 from zoogen.networks import Network
@@ -44,8 +45,16 @@ def compose_tasks(members: Trainees) -> Iterator[Estimate]:
         Ilharco et al., Editing models with task arithmetic, 2023; Zhang et al., Knowledge
         composition using task vectors with learned anisotropic scaling, 2024. There, tasks are
         data sets.
+
+    Raises:
+        ConfigError: if members have batch norms.
     """
     subjects, network = members.subjects, members.recipe.net
+    if network.spec.statistics:
+        raise ConfigError(
+            "study task-vectors: batch norms need statistics of the target's images, of which "
+            "there are too few; take members with network.norm = 'layer', or of another family"
+        )
     last = subjects.weights(subjects.snapshots - 1)
     vectors = np.asarray(task_vectors(last, _fine_tuned(members, last)))
     few = _few_examples(members)

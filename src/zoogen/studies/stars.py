@@ -93,5 +93,5 @@ def _lowest(
 ) -> Float[np.ndarray, " q"]:
     """Lowest test accuracy at five points of each line, its ends among them."""
     points = points_between(starts, ends, TIMES)
-    found = subjects.accuracy(points.reshape(-1, points.shape[-1]))
+    found = subjects.accuracy(subjects.recomputed(points.reshape(-1, points.shape[-1])))
     return found.reshape(points.shape[:2]).min(axis=1)

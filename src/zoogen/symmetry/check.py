@@ -148,12 +148,15 @@ def findings_of(
 
 
 def random_member(spec: ParamSpec, rng: np.random.Generator) -> Float[np.ndarray, " p"]:
-    """Weights that keep signals large through all layers, and biases that are not zero."""
+    """Weights that keep signals large through all layers, biases that are not zero, and variances
+    that are positive."""
     draws = {p.name: rng.normal(size=p.shape) for p in spec.parameters}
     fans = {p.name: max(1, math.prod(p.shape[1:])) for p in spec.parameters}
-    result: Float[np.ndarray, " p"] = spec.flatten(
-        {name: 1.5 * draw / math.sqrt(fans[name]) for name, draw in draws.items()}
-    )
+    variances = {name for name, kind in spec.statistics if kind == "variance"}
+    result: Float[np.ndarray, " p"] = spec.flatten({
+        name: np.exp(draw / 2) if name in variances else 1.5 * draw / math.sqrt(fans[name])
+        for name, draw in draws.items()
+    })  # fmt: skip
     return result
 
 

@@ -21,7 +21,8 @@ class Aligned(NamedTuple):
         values: flat weights.
         elements: ``apply(spec, elements, members)`` gives ``values``.
         reference: what they are aligned with.
-        distance_before: Euclidean distance of each member to ``reference`` before alignment.
+        distance_before: Euclidean distance of each member to ``reference`` before alignment,
+            running statistics left out.
         distance: and after.
     """
 
@@ -83,7 +84,7 @@ def align_population(
             "one that did not diverge"
         )
     finite = np.flatnonzero(comparable(members, members))
-    kept = members[finite]
+    kept = spec.without_statistics(members[finite])
     elements = weight_matching(spec, members[first], kept).elements
     values = apply(spec, elements, kept)
     if _length(values) < _length(kept):  # they were aligned better as they came
@@ -95,7 +96,8 @@ def align_population(
         elements, values = compose(step, elements), apply(spec, step, values)
     whole = unmatched(spec, len(members)).elements
     overwrite(whole, finite, elements)
-    return _aligned(spec, whole, values.mean(axis=0), members)
+    mean = apply(spec, elements, members[finite]).mean(axis=0)
+    return _aligned(spec, whole, mean, members)
 
 
 def _round(
@@ -134,13 +136,12 @@ def _aligned(
     members: Float[np.ndarray, "m p"],
 ) -> Aligned:
     values = apply(spec, elements, members)
-    return Aligned(
-        values, elements, reference, _distance(members, reference), _distance(values, reference)
-    )
+    apart = (_distance(spec, each, reference) for each in (members, values))
+    return Aligned(values, elements, reference, *apart)
 
 
 def _distance(
-    values: Float[np.ndarray, "m p"], reference: Float[np.ndarray, " p"]
+    spec: ParamSpec, values: Float[np.ndarray, "m p"], reference: Float[np.ndarray, " p"]
 ) -> Float[np.ndarray, " m"]:
-    difference = np.subtract(values, reference, dtype=np.float64)
+    difference = spec.without_statistics(np.subtract(values, reference, dtype=np.float64))
     return np.linalg.norm(difference, axis=1)

@@ -132,13 +132,14 @@ def _program(spec: ParamSpec, loss: BatchLoss | None, descent: Descent) -> Membe
 
     def of_pair(pair: tuple[Array, Array, Array], data: tuple[Any, Any]) -> dict[str, Array]:
         a, b, key = pair
-        lengths = jnp.sum(a**2) + jnp.sum(b**2)
+        compared = spec.without_statistics(a)
+        lengths = jnp.sum(compared**2) + jnp.sum(spec.without_statistics(b) ** 2)
 
         def objective(logits: Any, temperature: Array, t: Array) -> Float[Array, ""]:
             soft = soft_matrices(logits, temperature, descent.iterations)
             moved = apply_softly(spec, soft, b)
             # As of a permutation, which leaves lengths: a blurred b would be nearer than any is.
-            distance = 1 - 2 * jnp.vdot(a, moved) / lengths
+            distance = 1 - 2 * jnp.vdot(compared, moved) / lengths
             if loss is None:
                 return distance
             return descent.distance * distance + loss((1 - t) * a + t * moved, *data)
@@ -170,7 +171,8 @@ def _scored(
     """Objectives before and after; the identity where it is better."""
     moved = apply(spec, element, b)
     if loss is None:
-        before, after = _inner(a, b), _inner(a, moved)
+        compared = spec.without_statistics(a)
+        before, after = _inner(compared, b), _inner(compared, moved)
     else:
         run = _losses(loss)
         before, after = (-np.asarray(run((a, end), data), np.float64) for end in (b, moved))

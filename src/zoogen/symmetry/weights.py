@@ -47,7 +47,7 @@ def weight_matching(
     not depend on the order in which the units of ``b`` happen to stand, and an equivalent member
     is recognised. Pairs that end below the identity start again from there. Positive scales are
     not searched: bring both members to one scale first (:func:`~zoogen.symmetry.canonical`) where
-    that matters.
+    that matters. Running statistics move with their units, but do not count.
 
     Args:
         spec: of the network.
@@ -74,8 +74,8 @@ def weight_matching(
         symmetries, 2022. We differ in the start, and in the signs.
     """
     refuse_nested_groups(spec, "weight matching")
-    b = np.asarray(b)
-    a = np.broadcast_to(np.asarray(a), b.shape)
+    b = spec.without_statistics(np.asarray(b))
+    a = np.broadcast_to(spec.without_statistics(np.asarray(a)), b.shape)
     given = start if start is None else complete(spec, start, len(b))
     random = [_random(spec, seed + i, len(b)) for i in range(restarts)]
     whole = unmatched(spec, len(b))

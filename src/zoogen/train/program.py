@@ -21,6 +21,7 @@ from zoogen.data import augment, noisy_labels, normalise, pixel_values, places
 from zoogen.keys import Purpose, key_for
 from zoogen.networks import Network, build_network, dropping, step_factors
 from zoogen.networks.cost import working_bytes
+from zoogen.networks.statistics import moved
 from zoogen.params import Params
 from zoogen.population import MemberFunction, on_cpu, over_members
 from zoogen.train.schedules import Timeline, rate_factor, timeline
@@ -50,7 +51,7 @@ class MemberState(NamedTuple):
     """A member in training.
 
     Attributes:
-        params: its weights; NaN from divergence on.
+        params: its weights, and running statistics of batches; NaN from divergence on.
         optimizer: state of the update rule.
         loss_sum: sum of the batch losses per epoch.
         hits: correctly classified training images per epoch, as they were met.
@@ -241,16 +242,16 @@ def _run_epoch(
         params, optimizer, loss_sum, hits = carry
         images, labels = _batch(recipe, member, data, order, i, begin + i)
         measure = _squared_error if recipe.network.fits_image else _loss
-        (loss, correct), gradient = jax.value_and_grad(measure, argnums=1, has_aux=True)(
-            _network(recipe, member, begin + i), params, images, labels
-        )
+        (loss, (correct, statistics)), gradient = jax.value_and_grad(
+            measure, argnums=1, has_aux=True
+        )(_network(recipe, member, begin + i), params, images, labels)
         factor = rate_factor(recipe.train, recipe.timeline, begin + i)
         updates, optimizer = _optimizer(recipe.train, member, factor).update(
             gradient, optimizer, params
         )
         for name, absorbed in factors.items():
             updates[name] = absorbed * updates[name]
-        params = _masked(member, optax.apply_updates(params, updates))
+        params = {**_masked(member, optax.apply_updates(params, updates)), **statistics}
         return params, optimizer, loss_sum + loss, hits + correct
 
     low = jnp.maximum(span.start - begin, 0)
@@ -295,25 +296,26 @@ def _network(recipe: Recipe, member: MemberInput, step: Int[Array, ""]) -> Netwo
     if not recipe.dropout:
         return recipe.net
     key = jax.random.fold_in(key_for(recipe.root, member.words, Purpose.DROPOUT), step)
-    forward = partial(recipe.net.forward, drop=dropping(key, member.values["train.dropout"]))
-    return replace(recipe.net, apply=lambda params, images: forward(params, images)[0])
+    drop = dropping(key, member.values["train.dropout"])
+    return replace(recipe.net, train_forward=partial(recipe.net.train_forward, drop=drop))
 
 
 def _loss(
     network: Network, params: Params, images: Float[Array, "b c h w"], labels: Int[Array, " b"]
-) -> tuple[Float[Array, ""], Int[Array, ""]]:
-    """Mean cross-entropy and number of hits."""
-    logits = network.apply(params, images)
+) -> tuple[Float[Array, ""], tuple[Int[Array, ""], Params]]:
+    """Mean cross-entropy, number of hits, and running statistics after the batch."""
+    logits, seen = network.train_forward(params, images)
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
     hits = jnp.sum(jnp.argmax(logits, axis=-1).astype(labels.dtype) == labels, dtype=jnp.int32)
-    return loss, hits
+    return loss, (hits, moved(params, seen))
 
 
 def _squared_error(
     network: Network, params: Params, at: Float[Array, "b 2 1 1"], values: Float[Array, "b c"]
-) -> tuple[Float[Array, ""], Int[Array, ""]]:
-    """Mean squared error over pixels and channels; there are no hits."""
-    return jnp.mean(jnp.square(network.apply(params, at) - values)), jnp.int32(0)
+) -> tuple[Float[Array, ""], tuple[Int[Array, ""], Params]]:
+    """Mean squared error over pixels and channels, and running statistics; there are no hits."""
+    found, seen = network.train_forward(params, at)
+    return jnp.mean(jnp.square(found - values)), (jnp.int32(0), moved(params, seen))
 
 
 def _end_epoch(

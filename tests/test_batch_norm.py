@@ -168,6 +168,7 @@ def config(**train: object) -> Config:
     })  # fmt: skip
 
 
+@pytest.mark.slow
 def test_statistics_follow_training_and_stop_with_it() -> None:
     made = config(snapshots=[1], stop_at_train_loss=10.0, learning_rate=1e-4)
     dataset = load(made.data)

@@ -133,7 +133,7 @@ def batch_norm(
     Example:
         >>> x = jnp.array([1.0, 3.0]).reshape(1, 1, 1, 2)
         >>> one = jnp.ones(1)
-        >>> batch_norm(x, 2 * one, one, 2 * one, one).round(3).ravel().tolist()
+        >>> batch_norm(x, 2 * one, one, 2 * one, one).round().ravel().tolist()
         [-1.0, 3.0]
 
     Reference:

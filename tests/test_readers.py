@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
@@ -17,10 +18,11 @@ from zoogen.evaluate import fitting
 from zoogen.evaluate.closed import hyper_parameters
 from zoogen.evaluate.fitting import Learner, Part, fit_learner
 from zoogen.evaluate.inputs import standard_columns, statistics, unit_features
-from zoogen.evaluate.objectives import Objective, objective_of, squared_error
+from zoogen.evaluate.objectives import Objective, mixable, objective_of, squared_error
 from zoogen.evaluate.problem import Block, Problem, Samples, Split
 from zoogen.evaluate.readers import Fitted, Training
 from zoogen.evaluate.table import PARAMETER_READERS, READERS
+from zoogen.evaluate.trained import augment_of
 from zoogen.networks import build_network
 from zoogen.params import Axis, ParamSpec
 from zoogen.symmetry import apply, random_element
@@ -83,7 +85,7 @@ def norms():
 
 
 # Programs of these take more than a few seconds to compile.
-LARGE = ("nfn-np", "universal", "graph", "graph-forward")
+LARGE = ("nfn-np", "universal", "tokens", "tokens-plain", "graph", "graph-forward")
 
 
 def cases(names):
@@ -91,7 +93,8 @@ def cases(names):
 
 
 def options(reader):
-    return {name: SMALL[name] for name in reader.space if name in SMALL}
+    large = {"channels": 16} if reader.fit.args[0].startswith("tokens") else {}
+    return {name: value for name, value in (SMALL | large).items() if name in reader.space}
 
 
 @lru_cache
@@ -122,7 +125,7 @@ def test_equal_seeds_give_equal_outputs_whatever_the_targets_of_test_rows(name: 
     assert (first.step_seconds is None) == (len(first.curve) == 0)
 
 
-SEES_ORDER = {"flat-mlp", "flat-mlp-augmented", "pca-ridge"}
+SEES_ORDER = {"flat-mlp", "flat-mlp-augmented", "flat-mlp-mixup", "pca-ridge", "tokens-plain"}
 
 
 @pytest.mark.parametrize("name", cases(READERS))
@@ -137,6 +140,7 @@ EXPLAINS = {
     "mean": (-1, 0.01), "hyper-parameters": (-1, 0.2), "flat-mlp": (-2, 0.6),
     "statistics-trees": (0.8, 1), "statistics-mlp": (0.5, 1), "deepsets": (0.6, 1),
     "equivariant": (0.5, 1), "universal": (0.5, 1), "nfn-np": (0.5, 1), "graph": (0.5, 1),
+    "tokens": (0.5, 1),
 }  # fmt: skip
 
 
@@ -241,7 +245,7 @@ def test_names_are_read_as_categories() -> None:
     assert share_explained(problem, outputs) > 0.95
 
 
-CLASSIFIERS = ["mean", "statistics-trees", "pca-ridge", "statistics-mlp"]
+CLASSIFIERS = ["mean", "statistics-trees", "pca-ridge", "statistics-mlp", "flat-mlp-mixup"]
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
@@ -432,6 +436,30 @@ def test_standard_targets_are_those_of_training_rows() -> None:
     assert abs(scaled.targets[train].mean()) < 1e-12
     assert scaled.targets[train].std() == pytest.approx(1)
     np.testing.assert_allclose(scaled.restore(scaled.targets)[train], problem.targets[train])
+
+
+def test_shares_of_classes_cost_what_classes_cost() -> None:
+    problem = rated(np.arange(240) % 3, ("a", "b", "c"))
+    logits = jnp.asarray(np.random.default_rng(0).standard_normal((240, 3)), jnp.float32)
+    costs = [
+        goal.loss(logits, jnp.asarray(goal.targets, jnp.float32))
+        for goal in (objective_of(problem), mixable(problem))
+    ]
+    np.testing.assert_allclose(*costs, rtol=1e-6)
+
+
+def test_a_mixture_of_equivalent_members_is_one_of_them() -> None:
+    """Aligned members of one orbit are equal, so that mixing leaves the member, in a new order."""
+    spec = network().spec
+    member = jnp.asarray(np.tile(random_weights(spec, 1), (8, 1)))
+    targets = jnp.arange(8.0)[:, None]
+    for seed in range(3):
+        change = augment_of(spec, "mixtures")
+        (mixed,), shares = change(jax.random.key(seed), (member,), targets)
+        np.testing.assert_allclose(np.sort(mixed), np.sort(member), rtol=1e-5)
+        assert np.abs(mixed - member).max() > 0.1
+        assert 0 <= shares.min() < shares.max() <= 7
+        assert (shares != jnp.round(shares)).any()
 
 
 # ---------------------------------------------------------------------------- unusual and bad input

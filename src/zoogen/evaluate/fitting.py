@@ -21,7 +21,8 @@ from zoogen.evaluate.readers import Fitted, Training
 Tree = Any
 Parts = tuple[Tree, ...]
 Apply = Callable[[Tree, Parts], Float[Array, "b o"]]
-Augment = Callable[[Array, Parts], Parts]
+Targets = Float[Array, "b t"]
+Augment = Callable[[Array, Parts, Targets], tuple[Parts, Targets]]
 
 WARM_UP = 0.05  # share of the steps in which the rate rises
 LARGEST_GRADIENT = 1.0  # norm to which longer gradients are shortened
@@ -49,7 +50,7 @@ class Learner:
         init: ``key → params``.
         apply: ``(params, parts) → outputs [b o]``, one after another in the order of the parts;
             some parts may have no row.
-        augment: ``(key, parts) → parts`` before each step, or nothing.
+        augment: ``(key, parts, targets [b t]) → (parts, targets)`` before each step, or nothing.
     """
 
     init: Callable[[Array], Tree]
@@ -223,7 +224,7 @@ def _span_of(
         def step(state: _State, rows: Parts) -> tuple[_State, Array]:
             parts, wanted = _gathered(data, rows), jnp.concatenate(_gathered(targets, rows))
             if augment is not None:
-                parts = augment(jax.random.fold_in(state.key, state.step), parts)
+                parts, wanted = augment(jax.random.fold_in(state.key, state.step), parts, wanted)
             value, slope = jax.value_and_grad(mean_loss)(state.params, parts, wanted, weights)
             update, moments = OPTIMISER.update(slope, state.moments)
             rate = scalars["rate"] * _factor(state.step, scalars["steps"])

@@ -43,6 +43,13 @@ def cross_entropy(logits: Float[Array, "b o"], classes: Float[Array, "b 1"]) -> 
     return optax.softmax_cross_entropy_with_integer_labels(logits, classes[:, 0].astype(jnp.int32))
 
 
+def shared_cross_entropy(
+    logits: Float[Array, "b o"], shares: Float[Array, "b o"]
+) -> Float[Array, " b"]:
+    """Of logits, in nats; of every class there is a share, as of mixed members."""
+    return optax.softmax_cross_entropy(logits, shares)
+
+
 def objective_of(problem: Problem) -> Objective:
     """Squared error of targets with zero mean and unit deviation in the training rows; or
     cross-entropy of classes. Of a constant target, predictions are the constant."""
@@ -52,6 +59,14 @@ def objective_of(problem: Problem) -> Objective:
     mean, deviation = seen.mean(axis=0), seen.std(axis=0)
     scaled = (problem.targets - mean) / np.where(deviation > 0, deviation, 1)
     return Objective(squared_error, scaled, lambda y: y * deviation + mean)
+
+
+def mixable(problem: Problem) -> Objective:
+    """The same with targets of which convex combinations are targets: shares of classes."""
+    if problem.kind != "classification":
+        return objective_of(problem)
+    shares = problem.targets == np.arange(problem.outputs)
+    return Objective(shared_cross_entropy, shares.astype(float), lambda logits: logits)
 
 
 def relative_to_zero(problem: Problem, first: Float[np.ndarray, "n p"]) -> Objective:

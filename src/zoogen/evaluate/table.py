@@ -21,6 +21,7 @@ RATES: dict[str, tuple[Any, ...]] = {
 }
 TREES = {"learning_rate": (0.05, 0.1, 0.03), "leaves": (15, 31, 7), "trees": (300,)}
 PERCEPTRON = RATES | {"hidden": (256, 512, 128)}
+TOKENS = RATES | {"channels": (32, 16), "depth": (2, 3)}
 STACK = RATES | {"channels": (16, 32), "depth": (4, 3)}
 GRAPH = RATES | {"channels": (16, 32), "depth": (4, 2)}
 SWEEPS = RATES | {"channels": (16, 32), "depth": (2, 1)}
@@ -95,7 +96,14 @@ READERS: dict[str, Reader] = dict(
         _reader(
             "flat-mlp-augmented",
             "The same, in training with units in a new random order (and signs) at each step.",
-            partial(trained.fit_flat_mlp, augmented=True),
+            partial(trained.fit_flat_mlp, change="orders"),
+            PERCEPTRON,
+        ),
+        _reader(
+            "flat-mlp-mixup",
+            "The same, on convex combinations of aligned training members and of their targets "
+            "(Shamsian et al., 2024).",
+            partial(trained.fit_flat_mlp, change="mixtures"),
             PERCEPTRON,
         ),
         _reader(
@@ -138,6 +146,19 @@ READERS: dict[str, Reader] = dict(
             "2024).",
             partial(trained.fit_equivariant, form="universal"),
             STACK,
+        ),
+        _reader(
+            "tokens",
+            "A transformer over units, attending along weights: no order of units is seen.",
+            trained.fit_tokens,
+            TOKENS,
+        ),
+        _reader(
+            "tokens-plain",
+            "A transformer over units with their weights as tokens and with positions, in training "
+            "in a new random order at each step (Schürholt, Mahoney and Borth, 2024).",
+            partial(trained.fit_tokens, form="plain"),
+            TOKENS,
         ),
         _reader(
             "graph",

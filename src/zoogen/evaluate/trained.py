@@ -1,4 +1,4 @@
-"""Readers that are trained by gradients: perceptrons, sets, equivariant and graph models."""
+"""Readers that are trained by gradients: perceptrons, sets, equivariant, token and graph models."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from zoogen.errors import ConfigError
 from zoogen.evaluate.closed import fit_linear
-from zoogen.evaluate.fitting import Learner, Part, Parts, Tree, fit_learner
+from zoogen.evaluate.fitting import Augment, Learner, Part, Parts, Targets, Tree, fit_learner
 from zoogen.evaluate.inputs import (
     joined,
     standard_columns,
@@ -22,31 +22,36 @@ from zoogen.evaluate.inputs import (
     tensor_scales,
     unit_features,
 )
-from zoogen.evaluate.objectives import Objective, objective_of, relative_to_zero
+from zoogen.evaluate.objectives import Objective, mixable, objective_of, relative_to_zero
 from zoogen.evaluate.problem import Problem
 from zoogen.evaluate.readers import Fitted, Options, Training
 from zoogen.models import (
     STACKS,
     GraphStack,
     Stack,
+    TokenStack,
     fit_graph_standard,
     fit_standard,
     frame_of,
     graph_model_of,
     graph_of,
+    mixup,
     network_model,
     parameter_model,
     permutable_terminals,
+    random_equivalents,
     standardise,
+    token_model,
     unite,
 )
 from zoogen.models.graphs import INPUT, OUTPUT
 from zoogen.models.heads import initial_mlp, mlp
 from zoogen.params import ParamSpec
-from zoogen.symmetry import apply, random_element
+from zoogen.symmetry import align_members, align_population
 
 TERMINAL_RANK = 4  # features per channel that stacks keep for inputs and outputs, if they are more
 STANDARD_MEMBERS = 256  # that the scale of graphs is taken from
+ALIGNED_MEMBERS = 64  # whose mean is what others are aligned with
 
 
 def fit_model(
@@ -68,19 +73,39 @@ def _one_part(problem: Problem, inputs: Tree) -> list[Part]:
     return [Part(np.arange(len(problem.samples)), inputs)]
 
 
+# -------------------------------------------------------------------------------- augmentation
+Change = Literal["none", "orders", "mixtures"]
+
+
+@lru_cache(maxsize=32)
+def augment_of(spec: ParamSpec, change: Change) -> Augment | None:
+    """What is done to a batch of flat weights, the same object for equal arguments.
+
+    Args:
+        spec: of the members.
+        change: ``orders``: units in new orders and signs; positive scales stay, for they tell of
+            training. ``mixtures``: the same of convex combinations of a batch's members, whose
+            units correspond.
+    """
+
+    def reordered(key: Array, parts: Parts, targets: Targets) -> tuple[Parts, Targets]:
+        return (random_equivalents(spec, key, parts[0]),), targets
+
+    def mixed(key: Array, parts: Parts, targets: Targets) -> tuple[Parts, Targets]:
+        of_shares, of_orders = jax.random.split(key)
+        weights, targets = mixup(of_shares, parts[0], targets)
+        return reordered(of_orders, (weights,), targets)
+
+    changes: dict[Change, Augment | None] = {"none": None, "orders": reordered, "mixtures": mixed}
+    return changes[change]
+
+
 # --------------------------------------------------------------------------------- perceptrons
 @lru_cache(maxsize=32)
-def mlp_learner(inputs: int, hidden: int, outputs: int, spec: ParamSpec | None = None) -> Learner:
-    """Two hidden layers; with a spec, on ever new orders and signs of its units."""
+def mlp_learner(inputs: int, hidden: int, outputs: int, augment: Augment | None = None) -> Learner:
+    """Two hidden layers."""
     sizes = (inputs, hidden, hidden, outputs)
-    augment = None if spec is None else partial(_reordered, spec)
     return Learner(partial(initial_mlp, sizes=sizes), lambda params, x: mlp(params, x[0]), augment)
-
-
-def _reordered(spec: ParamSpec, key: Array, parts: Parts) -> Parts:
-    """The same functions by other weights; positive scales stay, for they tell of training."""
-    (weights,) = parts
-    return (apply(spec, random_element(spec, key, (len(weights),), spread=0.0), weights),)
 
 
 def fit_statistics_mlp(problem: Problem, options: Options, training: Training, seed: int) -> Fitted:
@@ -97,15 +122,25 @@ def fit_flat_mlp(
     options: Options,
     training: Training,
     seed: int,
-    augmented: bool = False,
+    change: Change = "none",
 ) -> Fitted:
-    """A perceptron on the flat weights, each tensor over its root mean square."""
-    name = "flat-mlp-augmented" if augmented else "flat-mlp"
-    spec, weights = joined(problem.samples, name)
-    weights = weights / tensor_scales(spec, weights[problem.split.train])
-    group = spec if augmented else None
-    learner = mlp_learner(spec.size, options["hidden"], problem.outputs, group)
-    return fit_model(problem, learner, _one_part(problem, weights), options, training, seed)
+    """A perceptron on the flat weights, each tensor over its root mean square.
+
+    For mixtures, training members are aligned with the mean of a few that are aligned with one
+    another; other members are read as they are.
+    """
+    names = {"none": "flat-mlp", "orders": "flat-mlp-augmented", "mixtures": "flat-mlp-mixup"}
+    spec, weights = joined(problem.samples, names[change])
+    train = problem.split.train
+    if change == "mixtures":
+        reference = align_population(spec, weights[train[:ALIGNED_MEMBERS]]).reference
+        weights[train] = align_members(spec, reference, weights[train]).values
+    weights = weights / tensor_scales(spec, weights[train])
+    objective = mixable(problem) if change == "mixtures" else objective_of(problem)
+    augment = augment_of(spec, change)
+    learner = mlp_learner(spec.size, options["hidden"], problem.outputs, augment)
+    parts = _one_part(problem, weights)
+    return fit_model(problem, learner, parts, options, training, seed, objective)
 
 
 # ---------------------------------------------------------------------------------- sets of units
@@ -208,6 +243,39 @@ def fit_equivariant_parameters(
     objective = relative_to_zero(problem, fit_linear(problem, {}, training, seed).outputs)
     learner = parameter_learner(spec, stack)
     return fit_model(problem, learner, parts, options, training, seed, objective)
+
+
+# ----------------------------------------------------------------------------------------- tokens
+@lru_cache(maxsize=32)
+def token_learner(spec: ParamSpec, outputs: int, stack: TokenStack) -> Learner:
+    """A transformer over units with its head; where it sees their order, in ever new ones."""
+    model = token_model(spec, outputs, stack)
+    augment = augment_of(spec, "orders" if stack.tokens == "plain" else "none")
+    return Learner(model.init, lambda params, parts: model.apply(params, parts[0]), augment)
+
+
+def fit_tokens(
+    problem: Problem,
+    options: Options,
+    training: Training,
+    seed: int,
+    form: Literal["units", "plain"] = "units",
+) -> Fitted:
+    """A transformer over units, on the standard scale of the training rows."""
+    spec, weights = joined(problem.samples, "tokens" if form == "units" else "tokens-plain")
+    learner = token_learner(spec, problem.outputs, TokenStack(form, **token_sizes(options)))
+    standard = fit_standard(spec, weights[problem.split.train])
+    parts = _one_part(problem, np.asarray(standardise(standard, weights), np.float32))
+    return fit_model(problem, learner, parts, options, training, seed)
+
+
+def token_sizes(options: Options) -> dict[str, int]:
+    """Sizes of a token model: a quarter of a unit's channels for a weight, heads of eight."""
+    channels = options["channels"]
+    return {
+        "channels": channels, "depth": options["depth"], "heads": max(1, channels // 8),
+        "edge_channels": max(1, channels // 4),
+    }  # fmt: skip
 
 
 # ----------------------------------------------------------------------------------------- graphs

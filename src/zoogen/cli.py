@@ -359,7 +359,7 @@ class _ListsTasks(TyperCommand):
     """A command whose help ends with the tables of targets and readers."""
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        from zoogen.evaluate import PARAMETER_READERS, READERS, TARGETS
+        from zoogen.evaluate import EDITORS, PARAMETER_READERS, READERS, TARGETS
 
         with formatter.section("Targets (and every hyper-parameter and metric by its name)"):
             formatter.write_dl([(name, target.definition) for name, target in TARGETS.items()])
@@ -367,6 +367,8 @@ class _ListsTasks(TyperCommand):
             formatter.write_dl([(name, reader.definition) for name, reader in READERS.items()])
         with formatter.section("Readers for targets with one number a parameter"):
             formatter.write_dl([(n, reader.definition) for n, reader in PARAMETER_READERS.items()])
+        with formatter.section("Readers that edit networks"):
+            formatter.write_dl([(name, reader.definition) for name, reader in EDITORS.items()])
 
 
 @app.command("train-model", cls=_ListsTasks)

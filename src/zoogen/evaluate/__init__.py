@@ -12,13 +12,13 @@ from zoogen.evaluate.runs import Run, open_run, train_models
 from zoogen.evaluate.samples import samples_of
 from zoogen.evaluate.scores import SCORES, scores
 from zoogen.evaluate.splits import split_of
-from zoogen.evaluate.table import PARAMETER_READERS, READERS
+from zoogen.evaluate.table import EDITORS, PARAMETER_READERS, READERS
 from zoogen.evaluate.targets import TARGETS, Target
 from zoogen.evaluate.tasks import Task, task_of
 
 __all__ = [
-    "PARAMETER_READERS", "READERS", "SCORES", "TARGETS", "Block", "Board", "Fitted", "Problem",
-    "Reader", "Run", "RunConfig", "Samples", "Split", "Standing", "Target", "Task", "Training",
-    "as_json", "board_of", "load_run", "markdown", "open_run", "samples_of", "scores", "split_of",
-    "task_of", "train_models",
+    "EDITORS", "PARAMETER_READERS", "READERS", "SCORES", "TARGETS", "Block", "Board", "Fitted",
+    "Problem", "Reader", "Run", "RunConfig", "Samples", "Split", "Standing", "Target", "Task",
+    "Training", "as_json", "board_of", "load_run", "markdown", "open_run", "samples_of", "scores",
+    "split_of", "task_of", "train_models",
 ]  # fmt: skip

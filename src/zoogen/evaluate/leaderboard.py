@@ -14,12 +14,14 @@ from zoogen.evaluate.scores import SCORES
 
 TITLES = {
     "tau": "Kendall τ", "spearman": "Spearman ρ", "r2": "R²", "mae": "MAE",
-    "accuracy": "accuracy", "macro_f1": "macro-F1",
+    "accuracy": "accuracy", "macro_f1": "macro-F1", "psnr": "PSNR dB", "mse": "MSE ×1e-2",
 }  # fmt: skip
+_FACTORS = {"mse": 100.0}  # on scores as they are shown
 ENOUGH = 3  # seeds below which a spread says little
 _ROLES = {
     "mean": "trivial baseline",
     "zero": "trivial baseline",
+    "floor": "is told the test targets: a bound",
     "hyper-parameters": "ceiling of what needs no weights",
 }
 
@@ -162,12 +164,14 @@ def _split(board: Board) -> str:
     split = board.run.config.split
     words = {
         "cell": "by cell: all members of a cell on one side",
+        "image": "by image: all members that show an image on one side",
         "seed": "by seed: other members of a test member's cell are trained on",
         "region": f"held-out region `{split.region}`, the other cells by cell",
     }
+    by_image = split.by == "cell" and board.run.facts["task"]["level"] == "image"
     sides = board.run.facts["task"]["sides"]
     counts = ", ".join(f"{count:,} {side}" for side, count in sides.items())
-    return f"{words[split.by]} (split seed {split.seed}); {counts} samples"
+    return f"{words['image' if by_image else split.by]} (split seed {split.seed}); {counts} samples"
 
 
 def _samples(board: Board) -> str:
@@ -197,7 +201,7 @@ def _cells(standing: Standing, scores: list[str]) -> list[str]:
     step = "–" if standing.step_ms is None else f"{standing.step_ms:.1f}"
     return [
         standing.reader + role,
-        *(_shown(*standing.scores[name]) for name in scores),
+        *(_shown(*standing.scores[name], _FACTORS.get(name, 1.0)) for name in scores),
         f"{standing.parameters:,.0f}",
         step,
         f"{standing.seconds:.1f}",
@@ -205,7 +209,8 @@ def _cells(standing: Standing, scores: list[str]) -> list[str]:
     ]
 
 
-def _shown(mean: float, deviation: float) -> str:
+def _shown(mean: float, deviation: float, factor: float) -> str:
+    mean, deviation = factor * mean, factor * deviation
     if not np.isfinite(mean):
         return "not finite"
     return f"{mean:.3f}" if not np.isfinite(deviation) else f"{mean:.3f} ± {deviation:.3f}"

@@ -14,13 +14,13 @@ from jaxtyping import Array, Float
 
 from zoogen.data import normalise
 from zoogen.evaluate.fitting import Learner, Part, Parts, Tree
+from zoogen.evaluate.functions import answers
 from zoogen.evaluate.inputs import same_functions
 from zoogen.evaluate.problem import Problem
 from zoogen.evaluate.readers import Fitted, Options, Training
 from zoogen.evaluate.trained import fit_model
 from zoogen.models.heads import initial_mlp, mlp
 from zoogen.networks import Network
-from zoogen.population import on_cpu
 
 RANK = 32  # of the linear map from codes to inputs
 SCALE_MEMBERS = 64  # of each block, from which the head takes the size of answers
@@ -80,22 +80,11 @@ def answers_of(
     flat = generator["mean"] + generator["codes"] @ generator["basis"]
     inputs = flat.reshape(-1, *networks[0].image_shape)
     found = [
-        _answers(network, weights, inputs)
+        answers(network, weights, inputs)
         for network, weights in zip(networks, parts, strict=True)
         if len(weights)
     ]
     return jnp.concatenate(found)
-
-
-def _answers(
-    network: Network, weights: Float[Array, "b p"], inputs: Float[Array, "k c h w"]
-) -> Float[Array, "b i"]:
-    """Outputs of each member side by side; on CPU member after member, which stays in cache."""
-
-    def of_one(one: Float[Array, " p"]) -> Float[Array, " i"]:
-        return network.apply(network.spec.unflatten(one), inputs).reshape(-1)
-
-    return jax.lax.map(of_one, weights) if on_cpu() else jax.vmap(of_one)(weights)
 
 
 # ----------------------------------------------------------------------------------------- start

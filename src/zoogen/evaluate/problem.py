@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from zoogen.networks import Network
 from zoogen.params import ParamSpec
 
-Kind = Literal["regression", "classification"]
+Kind = Literal["regression", "classification", "edit"]
 
 
 @dataclass(frozen=True)
@@ -84,12 +84,14 @@ class Problem:
 
     Attributes:
         name: of the target.
-        kind: ``regression`` (squared error on the standard scale of the training targets) or
-            ``classification`` (cross-entropy).
+        kind: ``regression`` (squared error on the standard scale of the training targets),
+            ``classification`` (cross-entropy) or ``edit`` (squared error of what changed networks
+            compute).
         samples: what is read.
         targets: one row a sample; numbers, or one column with the number of the class.
         classes: names of the classes; empty for regression.
         split: of the samples.
+        canvas: of edits, rows and columns of the image that a changed network shall show.
     """
 
     name: str
@@ -98,6 +100,7 @@ class Problem:
     targets: Float[np.ndarray, "n t"]
     classes: tuple[str, ...]
     split: Split
+    canvas: tuple[int, int] | None = None
 
     @property
     def outputs(self) -> int:

@@ -64,9 +64,11 @@ class Reader:
             of validation rows to choose a look, never those of test rows.
         space: option → the values that tuning may choose from, the default first.
         mixed: whether it reads samples of several specs.
+        told: whether it is told the test targets, too: a bound, no competitor.
     """
 
     definition: str
     fit: Callable[[Problem, Options, Training, int], Fitted]
     space: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     mixed: bool = False
+    told: bool = False

@@ -28,7 +28,8 @@ from zoogen.evaluate.memory import peak_bytes, reset_peak
 from zoogen.evaluate.problem import Problem
 from zoogen.evaluate.readers import Fitted, Options, Reader
 from zoogen.evaluate.scores import CHOOSES, scores
-from zoogen.evaluate.table import PARAMETER_READERS, READERS
+from zoogen.evaluate.table import READERS_OF
+from zoogen.evaluate.targets import Asks
 from zoogen.evaluate.tasks import IDENTITY, Task, blind, refuse_mixed, task_of
 from zoogen.evaluate.tuning import trials_of
 from zoogen.progress import Advance, Reporter, silent
@@ -39,8 +40,14 @@ from zoogen.zoo import Zoo
 Json = dict[str, Any]
 FORMAT = 1
 FACTS, SAMPLES, ROWS = "run.json", "samples.parquet", "rows"
-BASELINES = {False: ("mean", "hyper-parameters"), True: ("zero",)}
-"""Whether the target is one number a parameter → readers that stand in every table."""
+BASELINES: Mapping[Asks, tuple[str, ...]] = {
+    "network": ("mean", "hyper-parameters"), "update": ("zero",), "edit": ("zero", "floor"),
+}  # fmt: skip
+"""What a target asks for → readers that stand in every table."""
+_ASKED: Mapping[Asks, str] = {
+    "network": "a target of whole networks", "update": "a number a parameter",
+    "edit": "an edited network",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -134,7 +141,7 @@ def train_models(
         NotFoundError: if the zoo lacks what the task needs.
     """
     task = task_of(zoo, config)
-    usual = PARAMETER_READERS if task.target.per_parameter else READERS
+    usual = READERS_OF[task.target.asks]
     chosen = _chosen(config, task, usual if readers is None else readers)
     folder = Path(out)
     with storage_errors(folder):
@@ -152,14 +159,16 @@ def train_models(
 
 def _chosen(config: RunConfig, task: Task, table: Mapping[str, Reader]) -> dict[str, Reader]:
     """The readers of a config after those that stand in every table."""
-    baselines = [name for name in BASELINES[task.target.per_parameter] if name in table]
+    baselines = [name for name in BASELINES[task.target.asks] if name in table]
     if not task.problem.samples.hyper_parameters:
         baselines = [name for name in baselines if name != "hyper-parameters"]
     for name in config.readers:
         if name not in table:
+            others = [asks for asks, known in READERS_OF.items() if name in known]
+            hint = f", which reads for {_ASKED[others[0]]}" if others else ""
             raise ConfigError(
-                f"readers: found {name!r}, allowed for target {task.problem.name!r}: "
-                f"{', '.join(table)}"
+                f"readers: found {name!r}{hint}; allowed for target {task.problem.name!r}, "
+                f"{_ASKED[task.target.asks]}: {', '.join(table)}"
             )
     chosen = {name: table[name] for name in dict.fromkeys([*baselines, *config.readers])}
     for name, reader in chosen.items():
@@ -317,7 +326,8 @@ def _new_row(
     reset_peak()
     begin = time.perf_counter()
     training = replace(run.config.training.training, advance=advance)
-    fitted = reader.fit(blind(problem), options, training, seed)
+    given = problem if reader.told else blind(problem)
+    fitted = reader.fit(given, options, training, seed)
     spent, peak = time.perf_counter() - begin, peak_bytes()
     row: Json = {
         "reader": name,

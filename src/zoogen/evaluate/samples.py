@@ -23,7 +23,7 @@ DIVERGED = "diverged"
 NOT_FINITE = "weights not finite"
 
 _QUOTED = re.compile(r"(`[^`]*`|'[^']*'|\"[^\"]*\")")
-_INITIAL = ("init", "init_scale")  # what a network computes does not depend on them
+_INITIAL = ("init", "init_scale", "omega")  # what a network computes does not depend on them
 
 
 @dataclass(frozen=True)

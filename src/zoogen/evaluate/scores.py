@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -18,6 +19,10 @@ SCORES: Mapping[str, Mapping[str, str]] = {
         "r2": "1 − mean squared error / variance of the targets; 0 for their mean",
         "mae": "mean absolute error, in the target's unit",
     },
+    "edit": {
+        "psnr": "−10 log10 of the mean squared error, in dB; white is 1",
+        "mse": "mean squared error over pixels and samples",
+    },
     "classification": {
         "accuracy": "share of samples with the right class",
         "macro_f1": "F1, mean over the classes that occur",
@@ -25,8 +30,11 @@ SCORES: Mapping[str, Mapping[str, str]] = {
 }
 """Kind of target → score → what it is."""
 
-CHOOSES = {"regression": "r2", "classification": "accuracy"}
+CHOOSES = {"regression": "r2", "edit": "psnr", "classification": "accuracy"}
 """Kind of target → score of the validation samples by which the best trial is chosen."""
+
+
+LEAST = 1e-12  # mean squared error below which there is only rounding
 
 
 def scores(
@@ -56,6 +64,9 @@ def scores(
             "macro_f1": float(metrics.f1_score(truth, guess, average="macro", zero_division=0)),
         }
     truth, guess = targets.reshape(-1), outputs.reshape(-1)
+    if kind == "edit":
+        mse = float(metrics.mean_squared_error(truth, guess))
+        return {"psnr": -10 * math.log10(max(mse, LEAST)), "mse": mse}
     single = targets.shape[1] == 1
     found = {
         **(_ranks(truth, guess) if single else {}),

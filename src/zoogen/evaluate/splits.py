@@ -20,7 +20,7 @@ from zoogen.evaluate.problem import Split
 from zoogen.evaluate.samples import quoted
 
 By = Literal["cell", "seed", "region"]
-Level = Literal["member", "cell"]
+Level = Literal["member", "cell", "image"]
 
 UNITS = {"cell": "cell", "seed": "member", "region": "cell"}
 """Way to split → column whose equal entries stay together."""
@@ -46,7 +46,8 @@ def split_of(
         validation: share of validation samples, on average.
         seed: another one gives another split.
         region: a pandas query, such as ``network.width >= 24``.
-        level: ``cell`` if all members of a cell have the same target.
+        level: ``cell`` if all members of a cell have the same target; ``image`` if all that show
+            one image have, which then stay together in place of cells.
 
     Raises:
         ConfigError: if a side is empty, members would leak, or the region is no query over cells.
@@ -58,14 +59,14 @@ def split_of(
         >>> split.train.tolist(), split.validation.tolist(), split.test.tolist()
         ([0, 1], [2, 3], [4, 5])
     """
-    if by == "seed" and level == "cell":
+    if by == "seed" and level != "member":
         raise ConfigError(
-            "split.by: found 'seed', but the target is one of the whole cell, so that other seeds "
-            "of the same cell would tell it; use 'cell' or 'region'"
+            f"split.by: found 'seed', but the target is one of the whole {level}, so that other "
+            f"seeds of the same {level} would tell it; use 'cell' or 'region'"
         )
-    units = table[UNITS[by]]
+    units = _images(table) if level == "image" else table[UNITS[by]]
     if by == "region":
-        held_out, test = _region(table, region), 0.0
+        held_out, test = _region(table, region, units, level), 0.0
     else:
         held_out = np.zeros(len(table), bool)
     draws = _draws(seed, units)
@@ -73,6 +74,11 @@ def split_of(
     is_validation = ~is_test & (draws < test + validation)
     sides = (~is_test & ~is_validation, is_validation, is_test)
     return _checked(Split(*map(np.flatnonzero, sides)), by, len(table))
+
+
+def _images(table: pd.DataFrame) -> pd.Series:
+    """Which image a sample shows, whatever the hyper-parameters it was fitted with."""
+    return table["split"].astype(str) + "/" + table["image"].astype(str)
 
 
 def _draws(seed: int, units: Iterable[str]) -> Float[np.ndarray, " n"]:
@@ -85,8 +91,10 @@ def _draw(identity: str) -> float:
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
-def _region(table: pd.DataFrame, region: str | None) -> Bool[np.ndarray, " n"]:
-    """The samples inside of a region that holds cells as a whole."""
+def _region(
+    table: pd.DataFrame, region: str | None, units: pd.Series, level: Level
+) -> Bool[np.ndarray, " n"]:
+    """The samples inside of a region that holds cells (or images) as a whole."""
     if region is None:
         raise ConfigError("split.region: missing; split.by = 'region' needs a query over cells")
     try:
@@ -98,11 +106,12 @@ def _region(table: pd.DataFrame, region: str | None) -> Bool[np.ndarray, " n"]:
         ) from None
     if inside.dtype != bool or inside.shape != (len(table),):
         raise ConfigError(f"split.region: {region!r} is no condition that a cell meets or not")
-    parts = pd.Series(inside).groupby(table["cell"].to_numpy()).nunique()
+    parts = pd.Series(inside).groupby(units.to_numpy()).nunique()
     if (parts > 1).any():
+        one = "image" if level == "image" else "cell"
         raise ConfigError(
-            f"split.region: {region!r} cuts cell {parts.idxmax()} in two; give a region of whole "
-            "cells, in terms of hyper-parameters or of phase"
+            f"split.region: {region!r} cuts {one} {parts.idxmax()} in two; give a region of whole "
+            f"{one}s" + ("" if one == "image" else ", in terms of hyper-parameters or of phase")
         )
     return inside
 

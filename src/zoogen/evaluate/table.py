@@ -7,10 +7,11 @@ from functools import partial
 from typing import Any
 
 from zoogen.errors import ConfigError
-from zoogen.evaluate import closed, probing, trained
+from zoogen.evaluate import closed, editing, probing, trained
 from zoogen.evaluate.inputs import refuse_unfit
 from zoogen.evaluate.problem import Problem
 from zoogen.evaluate.readers import Fitted, Options, Reader, Training
+from zoogen.evaluate.targets import Asks
 
 Fit = Callable[[Problem, Options, Training, int], Fitted]
 
@@ -33,8 +34,10 @@ def _reader(
     fit: Fit,
     space: Mapping[str, tuple[Any, ...]] | None = None,
     mixed: bool = False,
+    told: bool = False,
 ) -> tuple[str, Reader]:
-    return name, Reader(definition, partial(_fit, name, fit, space or {}), space or {}, mixed)
+    space = space or {}
+    return name, Reader(definition, partial(_fit, name, fit, space), space, mixed, told)
 
 
 def _fit(
@@ -196,3 +199,48 @@ PARAMETER_READERS: dict[str, Reader] = dict(
         ),
     ]
 )
+
+# For targets that an edited network shall compute.
+EDITORS: dict[str, Reader] = dict(
+    [
+        _reader("zero", "No change of the weights.", editing.fit_unedited),
+        _reader(
+            "floor",
+            "Each network trained on its own target, those of test samples included: what the "
+            "architecture can show, no competitor.",
+            editing.fit_floor,
+            told=True,
+        ),
+        _reader(
+            "linear",
+            "A factor per tensor times the weights, the same for all networks.",
+            editing.fit_factors,
+        ),
+        _reader(
+            "equivariant-parameters",
+            "Complete equivariant layers that return a change of every parameter (Navon et al., "
+            "2023).",
+            editing.fit_equivariant_edit,
+            STACK,
+        ),
+        _reader(
+            "equivariant-parameters-oce",
+            "The same with changes for several copies of the network, whose mean function counts "
+            "(OCE, 2026).",
+            editing.fit_equivariant_edit,
+            STACK | {"networks": (4, 8)},
+        ),
+        _reader(
+            "tokens-parameters",
+            "A transformer over units, attending along weights, that returns a change of every "
+            "parameter.",
+            editing.fit_token_edit,
+            TOKENS,
+        ),
+    ]
+)
+
+READERS_OF: Mapping[Asks, Mapping[str, Reader]] = {
+    "network": READERS, "update": PARAMETER_READERS, "edit": EDITORS,
+}  # fmt: skip
+"""What a target asks for → its readers."""

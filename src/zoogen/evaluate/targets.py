@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,9 @@ _ERRORS = ("_stderr", "_residual")
 FLOOR = 0.1  # where zero stands on it, in units of the smallest positive value
 
 Read = Callable[[Zoo, pd.DataFrame], pd.Series]
+Asks = Literal["network", "update", "edit"]
+"""What a reader returns for a sample: something about the network, a number for each of its
+parameters, or what the network computes after a change of its parameters."""
 
 
 @dataclass(frozen=True)
@@ -33,14 +36,15 @@ class Target:
     """What a reader predicts.
 
     Attributes:
-        kind: ``regression`` or ``classification``.
+        kind: ``regression``, ``classification`` or ``edit``.
         unit: of numbers; empty for pure ones.
-        level: ``cell`` if all members of a cell have the same one.
+        level: ``cell`` if all members of a cell have the same one, ``image`` if all that show one
+            image have.
         definition: in one line.
         read: ``(zoo, table of a selection) → one value a sample``, NaN or None where it is
             missing.
         log: whether the logarithm (base 10) of the number is predicted.
-        per_parameter: whether it is one number a parameter; ``read`` then gives none.
+        asks: what a reader returns for a sample; of updates and edits ``read`` gives no target.
     """
 
     kind: Kind
@@ -49,7 +53,7 @@ class Target:
     definition: str
     read: Read
     log: bool = False
-    per_parameter: bool = False
+    asks: Asks = "network"
 
 
 class Answers(NamedTuple):
@@ -126,16 +130,24 @@ TARGETS: Mapping[str, Target] = {
         partial(_column, name="epoch"),
     ),
     "label": Target(
-        "classification", "", "member", "class of the image that the network encodes",
+        "classification", "", "image", "class of the image that the network encodes",
         partial(_column, name="label"),
     ),
     "next_update": Target(
         "regression", "", "member",
         "change of every weight from the sample's snapshot to the next one", _none,
-        per_parameter=True,
+        asks="update",
+    ),
+    "dilate": Target(
+        "edit", "brightness", "image",
+        "pixels of the image that the network encodes, after a 3×3 maximum filter; the network's "
+        "weights are changed so that it shows them", _none, asks="edit",
     ),
 }  # fmt: skip
 """Name → :class:`Target`; every hyper-parameter, metric and column of members is one, too."""
+
+
+_OF_IMAGES = [name for name, target in TARGETS.items() if target.level == "image"]
 
 
 def target_of(zoo: Zoo, name: str, table: pd.DataFrame) -> Target:
@@ -167,7 +179,8 @@ def available_targets(zoo: Zoo, table: pd.DataFrame) -> list[str]:
     dotted = [n for n in table if "." in n and table[n].nunique(dropna=False) > 1]
     columns = [n for n in ("phase", "label", "epoch") if n in table]
     enough = [len(zoo.snapshots(cohort)) > 1 for cohort in zoo.cohorts]
-    return [*columns, *(["next_update"] if all(enough) else []), *dotted, *measured]
+    edits = ["dilate"] if zoo.config.network.fits_image else []
+    return [*columns, *(["next_update"] if all(enough) else []), *edits, *dotted, *measured]
 
 
 def _is_scalar(name: str) -> bool:
@@ -178,7 +191,9 @@ def _lacks(zoo: Zoo, name: str, table: pd.DataFrame) -> str:
     has = available_targets(zoo, table)
     near = difflib.get_close_matches(name, has, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    if name in HYPER_PARAMETERS:
+    if name in _OF_IMAGES and name not in has:
+        hint = ", which needs members that encode an image each (docs/inr.md)"
+    elif name in HYPER_PARAMETERS:
         hint = ", which does not vary in these members"
     elif name in METRICS:
         hint = "; `zoogen measure` takes it" if _is_scalar(name) else ", one number a sample"
@@ -231,7 +246,7 @@ def answers(target: Target, name: str, zoo: Zoo, chosen: Selection) -> Answers:
         negative = (numbers < 0).to_numpy()
         numbers, chosen, _ = _drop(numbers, chosen, negative, negative, f"negative {name}")
         numbers = np.log10(numbers.clip(lower=FLOOR * numbers[numbers > 0].min()))
-    if not target.per_parameter:
+    if target.asks == "network":
         _refuse_constant(name, chosen, numbers.to_numpy())
     return Answers(chosen, numbers.to_numpy()[:, None], ())
 

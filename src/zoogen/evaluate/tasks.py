@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.ndimage import grey_dilation
 
 from zoogen.errors import ConfigError
 from zoogen.evaluate.config import RunConfig
@@ -73,21 +74,25 @@ def task_of(zoo: Zoo, config: RunConfig) -> Task:
     name, split = config.task.target, config.split
     chosen = selection(zoo, config.task.times, config.task.where)
     target = target_of(zoo, name, chosen.table)
-    chosen = _with_next(zoo, chosen) if target.per_parameter else chosen
+    chosen = _with_next(zoo, chosen) if target.asks == "update" else chosen
     found = answers(target, name, zoo, chosen)
     samples = read_samples(zoo, found.chosen)
     values = found.values[_places(found.chosen, samples)]
     laid = padded if config.task.padding else _as_they_are
     samples = laid(samples)
-    if target.per_parameter:
+    canvas = None
+    if target.asks == "update":
         values = _updates(zoo, samples, laid)
+    elif target.asks == "edit":
+        images = dilated(_images(zoo, samples))
+        values, canvas = pixel_rows(images), images.shape[2:]
     seen = tuple(key for key in samples.hyper_parameters if key != name)
     samples = replace(samples, hyper_parameters=seen)
     sides = split_of(
         samples.table, split.by, split.test, split.validation, split.seed, split.region,
         target.level,
     )  # fmt: skip
-    problem = Problem(name, target.kind, samples, values, found.classes, sides)
+    problem = Problem(name, target.kind, samples, values, found.classes, sides, canvas)
     return Task(problem, target, samples.excluded)
 
 
@@ -136,9 +141,7 @@ def _updates(
     zoo: Zoo, samples: Samples, laid: Callable[[Samples], Samples]
 ) -> Float[np.ndarray, "n p"]:
     """Change of every weight up to the next snapshot."""
-    reason = one_layout(samples)
-    if reason is not None:
-        raise ConfigError(f"target 'next_update' has one number a parameter: {reason}")
+    _refuse_layouts(samples, "next_update")
     later = samples.table.assign(position=samples.table["position"] + 1)
     following = laid(read_samples(zoo, Selection(later)))
     if len(following) < len(samples):
@@ -152,3 +155,33 @@ def _updates(
     for block in samples.blocks:
         values[block.rows] -= block.weights
     return values
+
+
+def _refuse_layouts(samples: Samples, target: str) -> None:
+    reason = one_layout(samples)
+    if reason is not None:
+        raise ConfigError(f"target {target!r} has one number a parameter: {reason}")
+
+
+# ----------------------------------------------------------------------------------------- edits
+def _images(zoo: Zoo, samples: Samples) -> Float[np.ndarray, "n c h w"]:
+    """The images that samples were fitted to: of the data set, not as the networks show them."""
+    _refuse_layouts(samples, "dilate")
+    members = samples.table["member"]
+    return zoo.targets()[zoo.members.index.get_indexer(members)]
+
+
+def dilated(images: Float[np.ndarray, "n c h w"]) -> Float[np.ndarray, "n c h w"]:
+    """Every pixel as bright as the brightest of the nine around it; at the edge, of fewer.
+
+    Example:
+        >>> dilated(np.eye(4)[None, None])[0, 0].tolist()[0]
+        [1.0, 1.0, 1.0, 0.0]
+    """
+    found: Float[np.ndarray, "n c h w"] = grey_dilation(images, size=(1, 1, 3, 3), mode="nearest")
+    return found
+
+
+def pixel_rows(images: Float[np.ndarray, "n c h w"]) -> Float[np.ndarray, "n o"]:
+    """Pixels as networks show them: place after place, at each its channels."""
+    return images.transpose(0, 2, 3, 1).reshape(len(images), -1)

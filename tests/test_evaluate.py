@@ -17,7 +17,6 @@ from sklearn.linear_model import Ridge
 from zoogen.config import Config, NetworkConfig, validated
 from zoogen.errors import ConfigError, ConflictError, NotFoundError
 from zoogen.evaluate import (
-    PARAMETER_READERS,
     READERS,
     SCORES,
     TARGETS,
@@ -38,6 +37,7 @@ from zoogen.evaluate import (
 )
 from zoogen.evaluate.figures import write_leaderboard
 from zoogen.evaluate.padding import padded
+from zoogen.evaluate.table import READERS_OF
 from zoogen.evaluate.tuning import trials_of
 from zoogen.grid import expand
 from zoogen.interrupts import Interrupted
@@ -565,7 +565,9 @@ MISTAKES = {
     "no region": ({}, {"by": "region", "region": "network.width +"}, {}, "is no query over cells"),
     "no condition": ({}, {"by": "region", "region": "network.width"}, {}, "is no condition"),
     "all held out": ({}, {"by": "region", "region": "network.width > 0"}, {}, "train has no sampl"),
-    "no such reader": ({}, {}, {"readers": ["orakle"]}, "readers: found 'orakle', allowed"),
+    "no such reader": ({}, {}, {"readers": ["orakle"]}, "readers: found 'orakle'; allowed"),
+    "no images": ({"target": "dilate"}, {}, {}, "'dilate', which needs members that encode an ima"),
+    "no digits": ({"target": "label"}, {}, {}, "'label', which needs members that encode an image"),
     "mixed": ({}, {}, {"readers": ["flat"]}, "23 parameters and cohort"),
     "mixed per parameter": ({"target": "next_update", "snapshots": "init"}, {}, {}, ": found coh"),
 }  # fmt: skip
@@ -600,11 +602,16 @@ def test_mistakes_in_the_config_are_one_line(change, words):
     assert len(str(error.value).splitlines()) == 1
 
 
+def asked_by(config):
+    target = TARGETS.get(config.task.target)
+    return "network" if target is None else target.asks
+
+
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.stem)
 def test_shipped_comparisons_are_valid(path):
     config = load_run(path)
     assert config.name == path.stem
-    assert set(config.readers) <= {*READERS, *PARAMETER_READERS}
+    assert set(config.readers) <= set(READERS_OF[asked_by(config)])
     assert config.seeds >= 3
     assert "--zoo zoos/" in path.read_text()
 

@@ -177,20 +177,20 @@ def problem_of(network, weights, targets):
 
 @lru_cache
 def brightened():
-    """Networks that shall be three times as bright: the output layer by three, nothing else; the
-    last third are networks before them in other orders (stacks of layers don't know of signs)."""
+    """Networks that shall be half as bright again: the output layer by 1.5, nothing else; the last
+    third are networks before them in other orders (stacks of layers don't know of signs)."""
     network = siren()
     weights = initial(network, 60)
     orders = random_element(network.spec, 0, (20,), spread=0.0).permutations
     weights[40:] = apply(network.spec, Element(orders, {}), weights[20:40])
-    return problem_of(network, weights, 3 * shown(network, CANVAS, weights))
+    return problem_of(network, weights, 1.5 * shown(network, CANVAS, weights))
 
 
 @pytest.mark.parametrize(
     ("name", "most"),
     [
         ("zero", 1.0), ("floor", 0.01), ("linear", 0.01), ("equivariant-parameters", 0.6),
-        ("equivariant-parameters-oce", 0.6),
+        pytest.param("equivariant-parameters-oce", 0.6, marks=pytest.mark.slow),
         pytest.param("tokens-parameters", 0.6, marks=pytest.mark.slow),
     ],
 )  # fmt: skip
@@ -198,7 +198,7 @@ def test_an_edit_with_a_known_answer(name, most):
     problem, reader = brightened(), EDITORS[name]
     options = {key: value for key, value in SMALL.items() if key in reader.space}
     outputs = reader.fit(problem, options, Training(200, 16, 4), 0).outputs
-    before = problem.targets / 3
+    before = problem.targets / 1.5
     left = np.square(outputs - problem.targets)[40:].mean()
     share = left / np.square(before - problem.targets)[40:].mean()
     assert (share == pytest.approx(1)) if name == "zero" else (share < most)

@@ -43,7 +43,7 @@ Changed = Callable[[Tree, Mapping[str, Array]], Float[Array, "b k p"]]
 
 # A change begins as this share of each tensor's root mean square: a new model hardly edits.
 FIRST_CHANGE = 1e-2
-FACTOR_RATE = 1e-2  # of the factors per tensor, with which weights are multiplied
+FACTOR_RATE = 3e-2  # of the factors per tensor, with which weights are multiplied
 FLOOR_STEPS, FLOOR_RATE = 200, 3e-3  # of the descent that fits one image by one network
 
 

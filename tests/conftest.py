@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,8 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES", "none")
 from zoogen.population import use_all_cores  # noqa: E402
 
 use_all_cores()  # before anything starts JAX
+
+MANY_MAPPINGS = 10_000
 
 TINY = """
 name = "tiny"
@@ -50,6 +53,22 @@ curve_epochs = 1
 [sizes]
 tiny = 0.5
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _programs_are_forgotten() -> Iterator[None]:
+    """Programs leave memory once they are many.
+
+    Every program maps memory, a process may have 65,530 mappings by default, and XLA crashes
+    where it gets no more.
+    """
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MANY_MAPPINGS:
+        import jax  # not above: it reads the environment when it is imported
+
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -83,6 +83,7 @@ def graph_model(
 
     Example:
         >>> import numpy as np
+        >>> from zoogen.models import unite
         >>> from zoogen.params import Axis
         >>> specs = [ParamSpec.build({"weight": (Axis(n, "hidden"), Axis(2))}) for n in (3, 5)]
         >>> model = graph_model(frame_of(specs), 1, GraphStack(channels=4))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from zoogen.config import HYPER_PARAMETERS, PER_MEMBER_PARAMETERS, Config
+from zoogen.config import HYPER_PARAMETERS, LATER_PARAMETERS, PER_MEMBER_PARAMETERS, Config
 from zoogen.data import Dataset
 from zoogen.grid import Member
 from zoogen.progress import Advance
@@ -72,12 +72,12 @@ def config_of(zoo: Zoo, cohort: str) -> Config:
 def members_of(table: pd.DataFrame) -> tuple[Member, ...]:
     """Members from rows with their ``id``, ``cell``, ``seed`` and hyper-parameters."""
     return tuple(
-        # Zoos of earlier versions lack the hyper-parameters that came later.
         Member(
             row["id"],
             row["cell"],
             row["seed"],
-            {k: row[k] for k in PER_MEMBER_PARAMETERS if k in row},
+            # Tables lack the hyper-parameters that came later, where no member has them.
+            {key: row.get(key, LATER_PARAMETERS.get(key)) for key in PER_MEMBER_PARAMETERS},
         )
         for row in table.to_dict("records")
     )

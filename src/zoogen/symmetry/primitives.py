@@ -105,12 +105,12 @@ def _shapes(equation: Any) -> list[tuple[int, ...]]:
 # ----------------------------------------------------------------------------------- entry by entry
 _COMPARISONS = {"max", "min", "gt", "ge", "lt", "le", "eq", "ne"}
 _CURVED = {
-    "acos", "acosh", "asin", "asinh", "atan", "atanh", "erf", "erf_inv", "sin", "sinh", "tan",
-    "tanh",
+    "acos", "acosh", "asin", "asinh", "atan", "atanh", "erf", "erf_inv", "round", "sin", "sinh",
+    "tan", "tanh",
 }  # fmt: skip
 _LOPSIDED = {
     "ceil", "clamp", "cos", "cosh", "digamma", "erfc", "exp", "exp2", "expm1", "floor",
-    "is_finite", "lgamma", "log", "log1p", "logistic", "rem", "round", "sign",
+    "is_finite", "lgamma", "log", "log1p", "logistic", "rem", "sign",
 }  # fmt: skip
 
 

@@ -446,3 +446,29 @@ def test_sampling_twice_changes_nothing(zoo: Zoo, tmp_path: Path) -> None:
     found = (tmp_path / "zoo.zarr" / "manifest.json").read_bytes()
     assert len(found) >= len(before)
     assert len(open_zoo(tmp_path / "zoo.zarr")) == 5
+
+
+@pytest.mark.slow
+def test_a_run_is_judged_on_its_own_population(
+    zoo: Zoo, tiny_zoo: Path, tmp_path: Path, run: Callable
+) -> None:
+    (tmp_path / "copies.toml").write_text('name = "copies"\ngenerator = "permuted"\n')
+    fit = ["train-generator", tmp_path / "copies.toml", "--zoo", zoo.path]
+    assert run(*fit, "--out", tmp_path / "run")[0] == 0
+    judge = ["evaluate-generator", tmp_path / "run", "--out", tmp_path / "report"]
+    code, out, _ = run(*judge, "--zoo", zoo.path, "-n", 30)
+    assert code == 0
+    from zoogen.evaluate.generation import from_json
+
+    (report,) = from_json((tmp_path / "report" / "generation.json").read_bytes())
+    assert report.copying.zu < -3
+    assert report.novelty.all == 0
+    assert {curve.name for curve in report.curves} >= {"noise", "average, aligned", "PCA-Gaussian"}
+    assert {start.name for start in report.starts} == {"generated", "nearest", "scratch"}
+    assert report.cost is not None
+    assert report.cost.fresh_seconds > 0
+    assert "seeds are of the samples" in " ".join(report.notes)
+    assert "copies" in out
+    code, _, err = run(*judge, "--zoo", tiny_zoo)
+    assert code in (2, 3)
+    assert "zoogen: " in err

@@ -123,13 +123,17 @@ def _sampled(run: Run, of_seed: Int[np.ndarray, " n"]) -> tuple[Values, float]:
 
 # -------------------------------------------------------------------------------------- baselines
 def _curves(evaluator: Evaluator, run: Run, parts: Parted) -> Iterator[Curve]:
-    nothing = np.zeros((0, 0), np.float32)
-    told = [Fittable(part, nothing) for part in (parts.train, parts.validation)]
+    told = [
+        Fittable(part, np.zeros((len(part), 0), np.float32))
+        for part in (parts.train, parts.validation)
+    ]
     open_ = np.zeros((CURVE_COUNT, 0), np.float32)
     for name, (kind, option, values) in BASELINES.items():
         generator, settings = GENERATORS[kind], {}
+        members = round(generator.options.get("share", 1) * len(parts.train))
+        most = min(members, parts.train.network.spec.size)
         for value in values:
-            if option and not value < min(parts.train.values.shape):
+            if option and not value < most:  # fewer members have fewer components
                 continue
             options = {**generator.options, **({option: int(value)} if option else {})}
             state = generator.fit(told[0], told[1], options, Effort())

@@ -331,11 +331,11 @@ def test_a_fit_is_repeated_for_nothing_and_never_replaced(zoo: Zoo, tmp_path: Pa
 def test_an_interrupted_fit_ends_with_the_same_state(
     zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from zoogen.generators import flow
+    from zoogen.generators import fitting
 
     told = config("flow", training={**SHORT, "looks": 4})
     whole = train_generator(told, zoo, tmp_path / "whole").state
-    monkeypatch.setattr(flow, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(fitting, "CHECKPOINT_SECONDS", 0.0)
     effort = Effort(**told.training.model_dump(), checkpoint=tmp_path / "checkpoint")
 
     class Stop(Exception):

@@ -18,20 +18,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float, Float32
 
 from zoogen.errors import ConfigError
+from zoogen.generators.fitting import Fitted, Objective, fit
 from zoogen.generators.generator import Effort
-from zoogen.train.resume import Checkpoint
 
 Tree = Any
 
-SPAN_BYTES = 2**27  # of the noise that one call of the program takes
-CHECKPOINT_SECONDS = 60.0
-WARM_UP = 0.05  # share of the steps
 FORGET_ALL, FORGET_ONE = 0.1, 0.1  # chances that all conditions, or each of them, are left open
-EMA = 0.999
 FREQUENCIES = 16
 
 
@@ -83,33 +78,9 @@ class _Draws(NamedTuple):
     forget: Any
 
 
-class _Progress(NamedTuple):
-    """All that a resumed fit needs."""
-
-    params: Tree
-    optimizer: Any
-    average: Tree
-    best: Tree
-    best_loss: np.float64
-    position: np.int64
-    losses: np.ndarray
-
-
-class FittedField(NamedTuple):
-    """A field after fitting.
-
-    Attributes:
-        params: averaged over steps, of the look with the least validation loss.
-        losses: step, training loss since the last look, and validation loss at each look.
-    """
-
-    params: Tree
-    losses: Float[np.ndarray, "looks 3"]
-
-
 def fit_field(
     field: Field, train: Data, validation: Data, effort: Effort, coupling: Coupling = independent
-) -> FittedField:
+) -> Fitted:
     """Fit a field by flow matching.
 
     Args:
@@ -120,7 +91,7 @@ def fit_field(
         coupling: of noise and data.
 
     Raises:
-        ConfigError: if there are fewer training rows than a batch takes, or the loss is not finite.
+        ConfigError: if the loss is not finite.
 
     Reference:
         Lipman, Chen, Ben-Hamu, Nickel and Le, Flow matching for generative modeling, 2023; Tong et
@@ -128,64 +99,18 @@ def fit_field(
         transport, 2024 (couplings); Karras, Aittala, Aila and Laine, Elucidating the design space
         of diffusion-based generative models, 2022 (unit scale at all times).
     """
-    batch = min(effort.batch_size, len(train.values))
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(_schedule(effort)))
-    advance = _program(field, optimizer)
-    checkpoint = Checkpoint(effort.checkpoint, CHECKPOINT_SECONDS)
-    state = checkpoint.restore(_start(field, optimizer, effort))
-    check = _draws(validation, min(len(validation.values), 512), 1, [effort.seed, 1], coupling)
-    looks = _looks(effort)
-    span = max(1, SPAN_BYTES // (4 * batch * train.values.shape[1]))
-    arrays = jax.tree.map(jnp.asarray, (train, validation))
-    with effort.reporter("flow", effort.steps, "steps") as tell:
-        tell(int(state.position))
-        for number, stop in enumerate(looks):
-            losses = []
-            while state.position < stop:
-                steps = min(span, stop - int(state.position))
-                drawn = _draws(train, batch, steps, [effort.seed, 2, int(state.position)], coupling)
-                carry = state.params, state.optimizer, state.average
-                (params, moments, average), loss = advance(carry, arrays[0], drawn)
-                losses.append(float(loss))
-                state = state._replace(
-                    params=params,
-                    optimizer=moments,
-                    average=average,
-                    position=np.int64(state.position + steps),
-                )
-                tell(steps)
-            if losses:
-                state = _looked(field, state, number, float(np.mean(losses)), arrays[1], check)
-                checkpoint.save_if_due(state, int(state.position))
-    return FittedField(jax.tree.map(np.asarray, state.best), state.losses)
-
-
-def _schedule(effort: Effort) -> optax.Schedule:
-    warm = max(1, round(WARM_UP * effort.steps))
-    return optax.warmup_cosine_decay_schedule(
-        0, effort.learning_rate, warm, effort.steps, effort.learning_rate / 100
+    objective = Objective(
+        name="flow",
+        numbers=train.values.shape[1],
+        init=field.init,
+        draw=partial(_draws, coupling),
+        loss=partial(_loss, field),
+        judged=lambda draws: draws._replace(forget=np.zeros_like(draws.forget)),
     )
+    return fit(objective, train, validation, effort)
 
 
-def _looks(effort: Effort) -> list[int]:
-    return [max(1, round(effort.steps * (n + 1) / effort.looks)) for n in range(effort.looks)]
-
-
-def _start(field: Field, optimizer: optax.GradientTransformation, effort: Effort) -> _Progress:
-    params = jax.jit(field.init)(jax.random.key(effort.seed))
-    losses = np.full((effort.looks, 3), np.nan)
-    return _Progress(
-        params=params,
-        optimizer=optimizer.init(params),
-        average=params,
-        best=params,
-        best_loss=np.float64(np.inf),
-        position=np.int64(0),
-        losses=losses,
-    )
-
-
-def _draws(data: Data, batch: int, steps: int, seed: list[int], coupling: Coupling) -> _Draws:
+def _draws(coupling: Coupling, data: Data, batch: int, steps: int, seed: list[int]) -> _Draws:
     rng = np.random.default_rng(seed)
     dimension, entries = data.values.shape[1], data.conditions.shape[1]
     rows = np.stack([rng.choice(len(data.values), batch, replace=False) for _ in range(steps)])
@@ -198,25 +123,6 @@ def _draws(data: Data, batch: int, steps: int, seed: list[int], coupling: Coupli
     return _Draws(rows, flat.reshape(noise.shape), time.astype(np.float32), forget)
 
 
-def _program(field: Field, optimizer: optax.GradientTransformation) -> Callable[..., Any]:
-    """``(params, optimizer state, average), data, draws → the same after these steps, loss``."""
-
-    def step(carry: Any, drawn: _Draws, data: Data) -> tuple[Any, Array]:
-        params, state, average = carry
-        loss, gradient = jax.value_and_grad(partial(_loss, field))(params, data, drawn)
-        update, state = optimizer.update(gradient, state, params)
-        params = optax.apply_updates(params, update)
-        average = optax.incremental_update(params, average, 1 - EMA)
-        return (params, state, average), loss
-
-    @jax.jit
-    def advance(carry: Any, data: Data, draws: _Draws) -> tuple[Any, Array]:
-        carry, losses = jax.lax.scan(lambda c, d: step(c, d, data), carry, draws)
-        return carry, losses.mean()
-
-    return advance
-
-
 def _loss(field: Field, params: Tree, data: Data, drawn: _Draws) -> Float[Array, ""]:
     """Mean squared error of ``F``."""
     x1, t = data.values[drawn.rows], drawn.time[:, None]
@@ -225,32 +131,6 @@ def _loss(field: Field, params: Tree, data: Data, drawn: _Draws) -> Float[Array,
     target = jnp.sqrt(square) * (x1 - drawn.noise - (2 * t - 1) / square * x)
     found = field.apply(params, x, with_time(conditions, drawn.time))
     return jnp.square(found - target).mean()
-
-
-def _looked(
-    field: Field, state: _Progress, number: int, loss: float, data: Data, draws: _Draws
-) -> _Progress:
-    kept = draws._replace(forget=np.zeros_like(draws.forget))
-    one = jax.tree.map(lambda leaf: leaf[0], kept)
-    found = float(_validation(field, state.average, data, one))
-    if not np.isfinite(loss):
-        raise ConfigError(
-            f"flow: the training loss is {loss} after {state.position} steps; lower "
-            "training.learning_rate"
-        )
-    losses = state.losses.copy()
-    losses[number] = state.position, loss, found
-    better = found < state.best_loss
-    return state._replace(
-        best=state.average if better else state.best,
-        best_loss=np.float64(min(found, float(state.best_loss))),
-        losses=losses,
-    )
-
-
-@partial(jax.jit, static_argnums=0)
-def _validation(field: Field, params: Tree, data: Data, drawn: _Draws) -> Float[Array, ""]:
-    return _loss(field, params, data, drawn)
 
 
 def with_time(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from functools import lru_cache, partial
-from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Float32
 
 from zoogen.generators.baselines import Values, aligned, decoded, principal
+from zoogen.generators.fitting import restored
 from zoogen.generators.flow import (
     Data,
     Field,
@@ -56,7 +56,12 @@ def sample_pca_flow(_source: Source, state: State, options: Options, request: Re
     noise = rng.standard_normal((request.count, size), np.float32)
     field = _score_field(size, request.conditions.shape[1], options)
     scores = integrate(
-        field, _params(field, state), noise, request.conditions, _path(options), request.seed
+        field,
+        restored(field.init, state["params"]),
+        noise,
+        request.conditions,
+        _path(options),
+        request.seed,
     )
     values = decoded(state, scores)
     return values + state["rest"] * rng.standard_normal(values.shape, np.float32)
@@ -102,7 +107,12 @@ def sample_flow(source: Source, state: State, options: Options, request: Request
     noise = rng.standard_normal((request.count, spec.size), np.float32)
     field = _weight_field(spec, request.conditions.shape[1], options)
     found = integrate(
-        field, _params(field, state), noise, request.conditions, _path(options), request.seed
+        field,
+        restored(field.init, state["params"]),
+        noise,
+        request.conditions,
+        _path(options),
+        request.seed,
     )
     standard = Standard(state["mean"], state["deviation"])
     return found * standard.deviation + standard.mean
@@ -117,17 +127,11 @@ def _weight_field(spec: ParamSpec, conditions: int, options: Options) -> Field:
 _equivariant_field = lru_cache(equivariant_field)
 
 
-def _params(field: Field, state: State) -> Any:
-    """The parameters of a field from their list, in which a run keeps them."""
-    structure = jax.tree.structure(jax.eval_shape(field.init, jax.random.key(0)))
-    return jax.tree.unflatten(structure, state["params"])
-
-
 def _path(options: Options) -> Path:
     return Path(options["path_steps"], options["method"], options["guidance"], options["noise"])
 
 
 def parameters_of(state: State) -> int:
     """Numbers that a generator keeps besides its losses."""
-    kept = {name: part for name, part in state.items() if name != "losses"}
+    kept = {name: part for name, part in state.items() if not name.endswith("losses")}
     return sum(int(np.size(leaf)) for leaf in jax.tree.leaves(kept))

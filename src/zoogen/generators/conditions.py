@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64
 
 from zoogen.errors import ConfigError
 
@@ -56,6 +56,11 @@ class Quantity:
         known = np.isfinite(scaled)
         return np.column_stack([np.where(known, scaled, 0), known]).astype(np.float32)
 
+    def decode(self, rows: Float32[np.ndarray, "n e"]) -> Float64[np.ndarray, " n"]:
+        """The numbers that :meth:`encode` took; NaN where they are not known."""
+        scaled = rows[:, 0].astype(np.float64) * self.deviation + self.mean
+        return np.where(rows[:, -1] > 0, np.exp(scaled) if self.logarithmic else scaled, np.nan)
+
 
 @dataclass(frozen=True)
 class Conditioning:
@@ -95,6 +100,15 @@ class Conditioning:
             for quantity in self.quantities
         ]
         return np.concatenate([np.zeros((count, 0), np.float32), *rows], axis=1)
+
+    def asked(self, name: str, conditions: Float32[np.ndarray, "n e"]) -> Float64[np.ndarray, " n"]:
+        """What rows of condition vectors say of a number; NaN where they leave it open."""
+        place = 0
+        for quantity in self.quantities:
+            if quantity.name == name:
+                return quantity.decode(conditions[:, place : place + quantity.size])
+            place += quantity.size
+        return np.full(len(conditions), np.nan)
 
     def to_json(self) -> list[dict[str, Any]]:
         """Plain data for a run's file."""

@@ -13,6 +13,7 @@ from jaxtyping import Float32
 
 from zoogen.config import Config
 from zoogen.data import Dataset
+from zoogen.generators.conditions import Conditioning
 from zoogen.generators.population import Population
 from zoogen.networks import Network
 from zoogen.progress import Reporter, silent
@@ -22,16 +23,37 @@ Options = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
+class Source:
+    """Where the members of the run come from.
+
+    Attributes:
+        network: that they share.
+        config: of their training, without the grid.
+        values: their hyper-parameters that differ, one row a training member.
+        dataset: loads what they were trained on.
+        conditioning: what the entries of condition vectors mean.
+    """
+
+    network: Network
+    config: Config
+    values: pd.DataFrame
+    dataset: Callable[[], Dataset]
+    conditioning: Conditioning = field(default_factory=Conditioning)
+
+
+@dataclass(frozen=True)
 class Fittable:
     """A part of a population with the condition vectors of its members.
 
     Attributes:
         population: the members.
         conditions: ``[n e]``; ``e`` is 0 without conditions.
+        source: of the members, for generators that look at what they were trained on.
     """
 
     population: Population
     conditions: Float32[np.ndarray, "n e"]
+    source: Source | None = None
 
     @property
     def network(self) -> Network:
@@ -65,23 +87,6 @@ class Effort:
     seed: int = 0
     checkpoint: Path | None = None
     reporter: Reporter = silent
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where the members of the run come from.
-
-    Attributes:
-        network: that they share.
-        config: of their training, without the grid.
-        values: their hyper-parameters that differ, one row a training member.
-        dataset: loads what they were trained on.
-    """
-
-    network: Network
-    config: Config
-    values: pd.DataFrame
-    dataset: Callable[[], Dataset]
 
 
 @dataclass(frozen=True)

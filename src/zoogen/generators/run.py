@@ -85,7 +85,7 @@ class Run:
         config, info = self.zoo_config, self.facts["info"]
         network = build_network(config.network, tuple(info["image_shape"]), info["classes"])
         values = pd.DataFrame(self.facts["values"])
-        return Source(network, config, values, lambda: load(config.data))
+        return Source(network, config, values, lambda: load(config.data), self.conditioning)
 
     def sample(
         self,
@@ -159,8 +159,9 @@ def train_generator(
                 **config.training.model_dump(), checkpoint=root / CHECKPOINT, reporter=reporter
             )
             begin = time.perf_counter()
+            source = Run(root, config, facts, {}).source
             train, validation = (
-                Fittable(part, conditioning.of_members(part.table))
+                Fittable(part, conditioning.of_members(part.table), source)
                 for part in (parts.train, parts.validation)
             )
             options = _options(config)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zoogen.generators import baselines, learned
+from zoogen.generators import baselines, d2nwg, learned
 from zoogen.generators.generator import Generator
 
 _PATH = {"path_steps": 32, "method": "heun", "guidance": 1.0, "noise": 0.5}
@@ -42,6 +42,11 @@ GENERATORS: dict[str, Generator] = {
         "DeepWeightFlow, 2026)",
         learned.fit_pca_flow, learned.sample_pca_flow,
         {"components": 256, "width": 512, "depth": 4, **_PATH}, conditional=True, trained=True,
+    ),
+    "d2nwg": Generator(
+        "diffusion of codes of an autoencoder of weights, told the data set (Soro et al., "
+        "Diffusion-based neural network weights generation, 2025)",
+        d2nwg.fit, d2nwg.sample, d2nwg.DEFAULTS, conditional=True, trained=True,
     ),
     "flow": Generator(
         "equivariant flow matching over weights, noise coupled to members by assignment",

@@ -1,0 +1,214 @@
+"""What members were trained on, as a vector: attention within classes, then over classes.
+
+The published encoder reads features of a pretrained network; none is at hand here, so a linear map
+of standardised pixels, learned with the rest, takes their place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float32, Int
+
+from zoogen.config import DataConfig
+from zoogen.data import Dataset, noisy_labels, normalise
+from zoogen.models.heads import initial_matrix, initial_mlp, mlp
+
+Tree = Any
+
+LOOKED_AT = 2048  # most images of a data set from which examples are drawn
+FEATURES, HEADS = 32, 4
+
+
+# ----------------------------------------------------------------------------------- examples
+@dataclass(frozen=True)
+class Examples:
+    """Images of several data sets that share them, by class.
+
+    Attributes:
+        images: standardised pixels, and a last row of zeros.
+        order: of each data set, its images class by class.
+        ends: of each data set, where in that order each class ends.
+    """
+
+    images: Float32[np.ndarray, "i d"]
+    order: Int[np.ndarray, "v n"]
+    ends: Int[np.ndarray, "v k"]
+
+    def draw(
+        self, rng: np.random.Generator, of: Int[np.ndarray, " r"], shots: int
+    ) -> Int[np.ndarray, "r k shots"]:
+        """Random images of each class of some data sets, with replacement.
+
+        A class without images is shown by zeros.
+
+        Args:
+            rng: where they are drawn from.
+            of: numbers of data sets.
+            shots: images a class.
+        """
+        ends = self.ends[of][:, :, None]
+        counts = np.diff(ends, axis=1, prepend=0)
+        place = ends - counts + np.floor(rng.random((*ends.shape[:2], shots)) * counts).astype(int)
+        chosen = self.order[of[:, None, None], np.minimum(place, self.order.shape[1] - 1)]
+        return np.where(counts > 0, chosen, len(self.images) - 1)
+
+
+def examples_of(
+    dataset: Dataset, config: DataConfig, subsets: Float[np.ndarray, "v 2"]
+) -> Examples:
+    """Examples of the data sets that a zoo's members can be trained on.
+
+    They are all one data set, of which a member sees a share, with noise on the labels.
+
+    Args:
+        dataset: that they share.
+        config: gives the seed of the noise.
+        subsets: ``data.fraction`` and ``data.label_noise``, one row a data set.
+
+    Raises:
+        ConfigError: if a share holds no image.
+    """
+    images = dataset.train.images[:LOOKED_AT]
+    pixels = np.asarray(normalise(*map(jnp.asarray, (images, dataset.mean, dataset.std))))
+    flat = pixels.reshape(len(images), -1)
+    order, ends = [], []
+    for share, rate in subsets.tolist():
+        seen = min(dataset.training_size(share), len(images))
+        given = jnp.asarray(dataset.train.labels)
+        labels = np.asarray(noisy_labels(given, rate, dataset.classes, config.seed))[:seen]
+        by_class = np.argsort(labels, kind="stable")
+        order.append(np.pad(by_class, (0, len(images) - seen)))
+        ends.append(np.cumsum(np.bincount(labels, minlength=dataset.classes)))
+    return Examples(np.pad(flat, ((0, 1), (0, 0))), np.stack(order), np.stack(ends))
+
+
+# ------------------------------------------------------------------------------------ encoder
+class DatasetEncoder(NamedTuple):
+    """Sets of images to vectors.
+
+    Attributes:
+        init: ``key → params``.
+        classes: ``(params, images [r k shots d]) → one vector a class [r k f]``; the order of the
+            images of a class does not matter.
+        whole: ``(params, classes [r k f]) → embeddings [r e]``; nor does that of the classes.
+    """
+
+    init: Callable[[Array], Tree]
+    classes: Callable[[Tree, Float[Array, "r k shots d"]], Float[Array, "r k f"]]
+    whole: Callable[[Tree, Float[Array, "r k f"]], Float[Array, "r e"]]
+
+    def embed(self, params: Tree, images: Float[Array, "r k shots d"]) -> Float[Array, "r e"]:
+        """Embeddings of data sets."""
+        return self.whole(params, self.classes(params, images))
+
+
+def dataset_encoder(pixels: int, embedding: int, inducing: int = 8) -> DatasetEncoder:
+    """A two-level set transformer.
+
+    Within a class two blocks with inducing points and pooling by attention; over classes one block
+    of self-attention and pooling.
+
+    Args:
+        pixels: numbers of an image.
+        embedding: numbers of an embedding.
+        inducing: points by which the images of a class attend to one another.
+
+    Reference:
+        Lee, Lee, Kim, Kosiorek, Choi and Teh, Set transformer, 2019; Soro et al., Diffusion-based
+        neural network weights generation, 2025 (two levels).
+    """
+
+    def init(key: Array) -> dict[str, Any]:
+        keys = jax.random.split(key, 4)
+        return {
+            "pixels": initial_mlp(keys[0], (pixels, FEATURES)),
+            "points": jax.random.normal(keys[1], (2, inducing, FEATURES)),
+            "seeds": jax.random.normal(keys[2], (2, 1, FEATURES)),
+            "blocks": [_initial_block(jax.random.fold_in(keys[3], n)) for n in range(7)],
+            "last": initial_mlp(jax.random.fold_in(keys[3], 7), (FEATURES, embedding)),
+        }
+
+    def classes(params: dict[str, Any], images: Float[Array, "r k shots d"]) -> Array:
+        x = mlp(params["pixels"], images)
+        into, back, into_again, back_again, pool = params["blocks"][:5]
+        x = _attended(back, x, _attended(into, params["points"][0], x))
+        x = _attended(back_again, x, _attended(into_again, params["points"][1], x))
+        return _attended(pool, params["seeds"][0], x)[..., 0, :]
+
+    def whole(params: dict[str, Any], found: Float[Array, "r k f"]) -> Float[Array, "r e"]:
+        among, pool = params["blocks"][5:]
+        x = _attended(among, found, found)
+        return mlp(params["last"], _attended(pool, params["seeds"][1], x)[..., 0, :])
+
+    return DatasetEncoder(init, classes, whole)
+
+
+def _initial_block(key: Array) -> dict[str, Any]:
+    keys = jax.random.split(key, 5)
+    parts = {
+        name: initial_mlp(k, (FEATURES, FEATURES))
+        for name, k in zip(("query", "key", "value", "out"), keys, strict=False)
+    }
+    return parts | {"perceptron": initial_mlp(keys[4], (FEATURES, 2 * FEATURES, FEATURES))}
+
+
+def _attended(
+    block: dict[str, Any], x: Float[Array, "*r q f"], y: Float[Array, "*s n f"]
+) -> Float[Array, "*s q f"]:
+    """Every ``x`` after a look at all ``y``; the order of ``y`` does not matter."""
+
+    def cut(name: str, values: Array) -> Array:
+        found = mlp(block[name], values)
+        return found.reshape(*found.shape[:-1], HEADS, FEATURES // HEADS)
+
+    query, key, value = cut("query", x), cut("key", y), cut("value", y)
+    scores = jnp.einsum("...qhd,...nhd->...hqn", query, key) / np.sqrt(FEATURES // HEADS)
+    seen = jnp.einsum("...hqn,...nhd->...qhd", jax.nn.softmax(scores), value)
+    h = jax.nn.standardize(x + mlp(block["out"], seen.reshape(*seen.shape[:-2], FEATURES)))
+    return jax.nn.standardize(h + mlp(block["perceptron"], h))
+
+
+# ----------------------------------------------------------------------------------- alignment
+def initial_contrast(key: Array, codes: int, embedding: int) -> dict[str, Array]:
+    """Parameters of :func:`contrast`."""
+    return {"codes": initial_matrix(key, codes, embedding), "sharpness": jnp.log(10.0)}
+
+
+def contrast(
+    params: dict[str, Array],
+    codes: Float[Array, "b c"],
+    embedded: Float[Array, "v e"],
+    of: Int[Array, " b"],
+) -> Float[Array, ""]:
+    """Symmetric cross-entropy between codes of members and embeddings of their data sets.
+
+    Members of one data set share its embedding: from the side of a data set all its members are
+    equally right.
+
+    Args:
+        params: a linear map of codes, and how sharp angles are told apart.
+        codes: of members.
+        embedded: data sets.
+        of: number of each member's data set.
+
+    Reference:
+        Radford et al., Learning transferable visual models from natural language supervision, 2021.
+    """
+    angles = _unit(codes @ params["codes"]) @ _unit(embedded).T
+    logits = angles * jnp.exp(params["sharpness"])
+    right = jax.nn.one_hot(of, len(embedded))
+    members = -(right * jax.nn.log_softmax(logits, axis=1)).sum(axis=1).mean()
+    counts = right.sum(axis=0)
+    shares = right / jnp.maximum(counts, 1)
+    sets = -(shares * jax.nn.log_softmax(logits, axis=0)).sum() / (counts > 0).sum()
+    return (members + sets) / 2
+
+
+def _unit(x: Float[Array, "n e"]) -> Float[Array, "n e"]:
+    return x * jax.lax.rsqrt(jnp.square(x).sum(axis=1, keepdims=True) + 1e-12)

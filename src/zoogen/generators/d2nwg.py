@@ -13,7 +13,7 @@ nothing differs all members have the same embedding, but for the images that it 
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -200,9 +200,15 @@ def _embedded(
             f"was trained on {state['pixels']}"
         )
     shown = examples.draw(rng, of.reshape(-1), options["shots"])
-    run = jax.jit(encoder.embed)
     batches = np.split(shown, range(EMBEDDED, len(shown), EMBEDDED))
-    return np.concatenate([np.asarray(run(params, examples.images[batch])) for batch in batches])
+    return np.concatenate(
+        [np.asarray(_embed(encoder, params, examples.images[b])) for b in batches]
+    )
+
+
+@partial(jax.jit, static_argnums=0)
+def _embed(encoder: DatasetEncoder, params: Any, images: Any) -> Any:
+    return encoder.embed(params, images)
 
 
 # ------------------------------------------------------------------------------------- sample

@@ -125,52 +125,58 @@ def dataset_encoder(pixels: int, embedding: int, inducing: int = 8) -> DatasetEn
     """
 
     def init(key: Array) -> dict[str, Any]:
-        keys = jax.random.split(key, 4)
+        keys = jax.random.split(key, 5)
         return {
             "pixels": initial_mlp(keys[0], (pixels, FEATURES)),
             "points": jax.random.normal(keys[1], (2, inducing, FEATURES)),
             "seeds": jax.random.normal(keys[2], (2, 1, FEATURES)),
-            "blocks": [_initial_block(jax.random.fold_in(keys[3], n)) for n in range(7)],
-            "last": initial_mlp(jax.random.fold_in(keys[3], 7), (FEATURES, embedding)),
+            "blocks": jax.vmap(_initial_block)(jax.random.split(keys[3], 7)),
+            "last": initial_mlp(keys[4], (FEATURES, embedding)),
         }
 
     def classes(params: dict[str, Any], images: Float[Array, "r k shots d"]) -> Array:
+        def induced(x: Array, at: tuple[Any, Array]) -> tuple[Array, None]:
+            blocks, points = at
+            return _attended(_block(blocks, 1), x, _attended(_block(blocks, 0), points, x)), None
+
+        pairs = jax.tree.map(lambda a: a[:4].reshape(2, 2, *a.shape[1:]), params["blocks"])
         x = mlp(params["pixels"], images)
-        into, back, into_again, back_again, pool = params["blocks"][:5]
-        x = _attended(back, x, _attended(into, params["points"][0], x))
-        x = _attended(back_again, x, _attended(into_again, params["points"][1], x))
-        return _attended(pool, params["seeds"][0], x)[..., 0, :]
+        x, _ = jax.lax.scan(induced, x, (pairs, params["points"]))  # compiled once for both
+        return _attended(_block(params["blocks"], 4), params["seeds"][0], x)[..., 0, :]
 
     def whole(params: dict[str, Any], found: Float[Array, "r k f"]) -> Float[Array, "r e"]:
-        among, pool = params["blocks"][5:]
-        x = _attended(among, found, found)
-        return mlp(params["last"], _attended(pool, params["seeds"][1], x)[..., 0, :])
+        x = _attended(_block(params["blocks"], 5), found, found)
+        pooled = _attended(_block(params["blocks"], 6), params["seeds"][1], x)[..., 0, :]
+        return mlp(params["last"], pooled)
 
     return DatasetEncoder(init, classes, whole)
 
 
 def _initial_block(key: Array) -> dict[str, Any]:
-    keys = jax.random.split(key, 5)
-    parts = {
-        name: initial_mlp(k, (FEATURES, FEATURES))
-        for name, k in zip(("query", "key", "value", "out"), keys, strict=False)
+    maps, perceptron = jax.random.split(key)
+    return {
+        "maps": jax.random.normal(maps, (4, FEATURES, FEATURES)) / np.sqrt(FEATURES),
+        "perceptron": initial_mlp(perceptron, (FEATURES, 2 * FEATURES, FEATURES)),
     }
-    return parts | {"perceptron": initial_mlp(keys[4], (FEATURES, 2 * FEATURES, FEATURES))}
+
+
+def _block(blocks: Any, number: int) -> Any:
+    return jax.tree.map(lambda a: a[number], blocks)
 
 
 def _attended(
     block: dict[str, Any], x: Float[Array, "*r q f"], y: Float[Array, "*s n f"]
 ) -> Float[Array, "*s q f"]:
     """Every ``x`` after a look at all ``y``; the order of ``y`` does not matter."""
+    into_query, into_key, into_value, out = block["maps"]
 
-    def cut(name: str, values: Array) -> Array:
-        found = mlp(block[name], values)
-        return found.reshape(*found.shape[:-1], HEADS, FEATURES // HEADS)
+    def cut(values: Array) -> Array:
+        return values.reshape(*values.shape[:-1], HEADS, FEATURES // HEADS)
 
-    query, key, value = cut("query", x), cut("key", y), cut("value", y)
+    query, key, value = cut(x @ into_query), cut(y @ into_key), cut(y @ into_value)
     scores = jnp.einsum("...qhd,...nhd->...hqn", query, key) / np.sqrt(FEATURES // HEADS)
     seen = jnp.einsum("...hqn,...nhd->...qhd", jax.nn.softmax(scores), value)
-    h = jax.nn.standardize(x + mlp(block["out"], seen.reshape(*seen.shape[:-2], FEATURES)))
+    h = jax.nn.standardize(x + seen.reshape(*seen.shape[:-2], FEATURES) @ out)
     return jax.nn.standardize(h + mlp(block["perceptron"], h))
 
 

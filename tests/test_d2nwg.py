@@ -52,9 +52,15 @@ SMALL = {**d2nwg.DEFAULTS, "latent": 3, "hidden": 8, "embedding": 0, "width": 16
 SHORT = Effort(steps=24, batch_size=16, looks=3)
 
 
+@pytest.fixture
+def quick_average(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parameters averaged over fewer steps: after so few the average would lag behind."""
+    monkeypatch.setattr(fitting, "EMA", 0.99)
+
+
 @pytest.fixture(scope="module")
 def network() -> Network:
-    """A perceptron of 79 parameters."""
+    """A perceptron of 74 parameters."""
     return build_network(NetworkConfig(width=5, depth=1), (1, 3, 3), 4)
 
 
@@ -91,6 +97,7 @@ def test_chunks_hold_every_weight_once(how: str, chunks: int, network: Network) 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_average")
 @pytest.mark.parametrize("how", CHUNKS)
 def test_a_plane_of_members_is_encoded_and_decoded(how: str, network: Network) -> None:
     train, held = (members(network, n, seed).values for n, seed in ((400, 1), (100, 2)))
@@ -160,6 +167,7 @@ def test_the_exact_noise_of_a_gaussian_gives_that_gaussian(steps: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_average")
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_denoiser_learns_a_mixture_and_follows_its_condition(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -244,6 +252,7 @@ def test_a_fit_killed_in_either_stage_ends_with_the_same_state(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_average")
 def test_samples_follow_the_data_set_that_is_asked_for(network: Network) -> None:
     """Members of the noisy data set lie on the other side of the origin; nothing else says so."""
     options = SMALL | {"embedding": 4, "contrast": 0.1, "width": 32}

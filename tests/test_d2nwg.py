@@ -251,29 +251,6 @@ def test_a_fit_killed_in_either_stage_ends_with_the_same_state(
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("quick_average")
-def test_samples_follow_the_data_set_that_is_asked_for(network: Network) -> None:
-    """Members of the noisy data set lie on the other side of the origin; nothing else says so."""
-    options = SMALL | {"embedding": 4, "contrast": 0.1, "width": 32}
-    parts = []
-    for count, seed in ((300, 1), (60, 2)):
-        part = members(network, count, seed)
-        side = np.where(part.population.table["data.label_noise"] > 0, 1, -1)[:, None]
-        values = (part.values / 3 + side * np.sign(np.arange(network.spec.size) - 40)) / 2
-        population = replace(part.population, values=values.astype(np.float32))
-        # Conditions are left open in training: the embedding alone tells the sides apart.
-        parts.append(replace(part, population=population, conditions=0 * part.conditions))
-    source = parts[0].source
-    assert source is not None
-    state = d2nwg.fit(*parts, options, Effort(steps=1200, batch_size=64, looks=3))
-    for noise, sign in ((0.0, -1), (0.5, 1)):
-        asked = source.conditioning.of_wish({"data.label_noise": noise}, 100)
-        found = d2nwg.sample(source, state, options, Request(0, 100, asked))
-        sides = np.sign(found @ np.sign(np.arange(network.spec.size) - 40))
-        assert (sides == sign).mean() > 0.9
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -65,7 +65,8 @@ metrics = ["performance", "weights"]
 SHORT = {"steps": 20, "batch_size": 16, "looks": 2}
 OPTIONS = {"pca-gaussian": {"components": 8}, "kde": {"components": 8},
            "pca-flow": {"components": 8, "width": 16, "depth": 1},
-           "flow": {"channels": 4, "depth": 1, "rank": 2}}  # fmt: skip
+           "flow": {"channels": 4, "depth": 1, "rank": 2},
+           "hypernetwork": {"channels": 4, "hidden": 8, "images": 16}}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -22,16 +22,35 @@ Options = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
+class Source:
+    """Where the members of the run come from.
+
+    Attributes:
+        network: that they share.
+        config: of their training, without the grid.
+        values: their hyper-parameters that differ, one row a training member.
+        dataset: loads what they were trained on.
+    """
+
+    network: Network
+    config: Config
+    values: pd.DataFrame
+    dataset: Callable[[], Dataset]
+
+
+@dataclass(frozen=True)
 class Fittable:
     """A part of a population with the condition vectors of its members.
 
     Attributes:
         population: the members.
         conditions: ``[n e]``; ``e`` is 0 without conditions.
+        source: of the members, for generators that look at what they were trained on.
     """
 
     population: Population
     conditions: Float32[np.ndarray, "n e"]
+    source: Source | None = None
 
     @property
     def network(self) -> Network:
@@ -65,23 +84,6 @@ class Effort:
     seed: int = 0
     checkpoint: Path | None = None
     reporter: Reporter = silent
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where the members of the run come from.
-
-    Attributes:
-        network: that they share.
-        config: of their training, without the grid.
-        values: their hyper-parameters that differ, one row a training member.
-        dataset: loads what they were trained on.
-    """
-
-    network: Network
-    config: Config
-    values: pd.DataFrame
-    dataset: Callable[[], Dataset]
 
 
 @dataclass(frozen=True)

@@ -159,8 +159,9 @@ def train_generator(
                 **config.training.model_dump(), checkpoint=root / CHECKPOINT, reporter=reporter
             )
             begin = time.perf_counter()
+            source = Run(root, config, facts, {}).source
             train, validation = (
-                Fittable(part, conditioning.of_members(part.table))
+                Fittable(part, conditioning.of_members(part.table), source)
                 for part in (parts.train, parts.validation)
             )
             options = _options(config)

@@ -67,7 +67,8 @@ OPTIONS = {"pca-gaussian": {"components": 8}, "kde": {"components": 8},
            "pca-flow": {"components": 8, "width": 16, "depth": 1},
            "d2nwg": {"latent": 4, "hidden": 8, "width": 16, "depth": 1, "embedding": 0,
                      "sampling_steps": 20},
-           "flow": {"channels": 4, "depth": 1, "rank": 2}}  # fmt: skip
+           "flow": {"channels": 4, "depth": 1, "rank": 2},
+           "hypernetwork": {"channels": 4, "hidden": 8, "images": 16}}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

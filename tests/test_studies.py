@@ -30,6 +30,7 @@ from zoogen.studies import (
     write_study,
 )
 from zoogen.studies.cohort import Probe, accuracy
+from zoogen.studies.compaction import NUMBERS, _components, compact, largest
 from zoogen.studies.compositions import compose_tasks, shifted
 from zoogen.studies.estimates import compare_members
 from zoogen.studies.pruning import kept, pruned, retrain
@@ -570,3 +571,36 @@ def test_the_sparsify_command_writes_a_labelled_zoo(
         assert code == 2
         assert words in err
     assert not (tmp_path / "u").exists()
+
+
+# ------------------------------------------------------------------------------------- compaction
+def test_all_numbers_rebuild_a_member_and_the_largest_weights_count(people: Trainees) -> None:
+    values, spec = last(people), people.recipe.net.spec
+    np.testing.assert_array_equal(largest(values, spec.size), values)
+    few = largest(values, 10)
+    assert ((few != 0).sum(axis=1) == 10).all()
+    assert (np.abs(few).max(axis=1) == np.abs(values).max(axis=1)).all()
+    rows = pd.DataFrame(compact(people)).set_index(["variant", "setting"])
+    assert spec.size < max(NUMBERS)
+    assert rows.loc[[("least squares", 1024), ("largest weights", 1024)], "gain"].eq(0).all()
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_components_of_others_rebuild_members_in_their_span_only(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    directions = 1e-3 * vectors(4, seed)
+    values = (vectors(1, seed + 9) + rng.normal(size=(40, 4)) @ directions).astype(np.float32)
+    values[1] += 0.01 * vectors(1, seed + 5)[0]
+    rebuilt = _components(NETWORK.spec, values, np.array([0, 1, 2]))(8)
+    # Alignment reorders units, so what is rebuilt holds the same numbers in some order.
+    missed = np.abs(np.sort(rebuilt, axis=1) - np.sort(values[:3], axis=1)).max(axis=1)
+    assert missed[[0, 2]].max() < 1e-5
+    assert missed[1] > 1e-3
+
+
+def test_members_with_batch_norms_are_refused(people: Trainees) -> None:
+    network = NetworkConfig(family="resnet", width=4, norm="batch")
+    other = replace(people)
+    other.__dict__["recipe"] = replace(people.recipe, network=network)
+    with pytest.raises(ConfigError, match="no basis holds"):
+        next(iter(compact(other)))

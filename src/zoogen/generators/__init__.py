@@ -1,5 +1,6 @@
 """Generators of weights: fitted on a part of a population, they make new members of it."""
 
+from zoogen.generators.compaction import Code, decode, encode, encode_by_task
 from zoogen.generators.conditions import Conditioning, conditioning_of, parse_wish
 from zoogen.generators.config import GeneratorConfig
 from zoogen.generators.generator import Effort, Fittable, Generator, Request, Source
@@ -17,6 +18,7 @@ from zoogen.generators.table import GENERATORS
 
 __all__ = [
     "GENERATORS",
+    "Code",
     "Conditioning",
     "Effort",
     "Fittable",
@@ -30,6 +32,9 @@ __all__ = [
     "Shares",
     "Source",
     "conditioning_of",
+    "decode",
+    "encode",
+    "encode_by_task",
     "open_run",
     "parse_wish",
     "parted",

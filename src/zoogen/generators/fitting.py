@@ -36,6 +36,7 @@ class Objective(NamedTuple):
             arrays ``[steps ...]``; a function of its arguments.
         loss: ``(params, data, draws of one step) → mean loss``.
         judged: draws as a look takes them.
+        average: how much of the averaged parameters each step keeps.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Objective(NamedTuple):
     draw: Callable[[Tree, int, int, list[int]], Tree]
     loss: Callable[[Tree, Tree, Tree], Float[Array, ""]]
     judged: Callable[[Tree], Tree] = lambda draws: draws
+    average: float = EMA
 
 
 class Fitted(NamedTuple):
@@ -170,7 +172,7 @@ def _program(
         loss, gradient = jax.value_and_grad(objective.loss)(params, data, drawn)
         update, state = optimizer.update(gradient, state, params)
         params = optax.apply_updates(params, update)
-        average = optax.incremental_update(params, average, 1 - EMA)
+        average = optax.incremental_update(params, average, 1 - objective.average)
         return (params, state, average), loss
 
     @jax.jit

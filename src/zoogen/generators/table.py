@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zoogen.generators import baselines, d2nwg, learned
+from zoogen.generators import baselines, d2nwg, learned, predicted
 from zoogen.generators.generator import Generator
 
 _PATH = {"path_steps": 32, "method": "heun", "guidance": 1.0, "noise": 0.5}
@@ -52,6 +52,15 @@ GENERATORS: dict[str, Generator] = {
         "equivariant flow matching over weights, noise coupled to members by assignment",
         learned.fit_flow, learned.sample_flow,
         {"channels": 32, "depth": 4, "rank": 8, "coupling": "assignment", **_PATH},
+        conditional=True, trained=True,
+    ),
+    "hypernetwork": Generator(
+        "a graph hypernetwork: weights predicted from the architecture and random numbers, fitted "
+        "by the loss of the predicted networks (Knyazev et al., GHN-2, 2021), with or without "
+        "magnitude-invariant parametrisation (Ortiz et al., 2023)",
+        predicted.fit_hypernetwork, predicted.sample_hypernetwork,
+        {"channels": 32, "rounds": 3, "hidden": 128, "latent": 16, "stabiliser": "mip",
+         "images": 64, "widths": []},
         conditional=True, trained=True,
     ),
 }  # fmt: skip

@@ -15,6 +15,7 @@ from zoogen.progress import Advance, Reporter, silent
 from zoogen.report import ReportData, data_of
 from zoogen.studies.averaging import average_seeds, average_snapshots, ensemble
 from zoogen.studies.cohort import subjects
+from zoogen.studies.compaction import compact
 from zoogen.studies.compositions import compose_tasks
 from zoogen.studies.estimates import Estimate
 from zoogen.studies.pruning import prune
@@ -89,6 +90,12 @@ STUDIES = {
         "members plus task vectors of shifted images, for another shift of which a few examples "
         "are seen, against the member as it is",
         "{}", "a member that did not diverge", trains=True, accuracy=True,
+    ),
+    "compaction": Kind(
+        compact,
+        "members rebuilt from k numbers: a pseudo-random basis, met by least squares or trained on "
+        "the task, the largest weights, or components of others, against the member as it is",
+        "{} numbers", "a member that did not diverge", trains=True,
     ),
 }  # fmt: skip
 """Name → :class:`Kind`."""

@@ -108,6 +108,8 @@ def evaluate_samples(
         samples=len(values),
         invalid=int((~usable).sum()),
         selection=selection,
+        view=evaluator.view.words,
+        leak=evaluator.view.leak,
         notes=_notes(len(values), len(set(seeds.tolist())), int((~usable).sum()), selection),
         accuracy=spread_of(accuracy),
         real_accuracy=spread_of(evaluator.real_accuracies),

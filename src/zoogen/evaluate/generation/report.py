@@ -101,6 +101,8 @@ class Report:
         invalid: of these, with weights or outputs that are not finite.
         selection: how samples were chosen; empty for unselected ones.
         notes: what falls short of the protocol.
+        view: images on which overlaps are taken, and ``leak``, the share of near copies (training
+            members with noise 0.05) that pass the gate of overlaps there.
         accuracy, real_accuracy: of samples and of held-out members.
         copying, diversity, novelty: see there.
         by_seed: the main figures for each generator seed.
@@ -119,6 +121,8 @@ class Report:
     invalid: int
     selection: str
     notes: tuple[str, ...]
+    view: str
+    leak: float
     accuracy: Spread
     real_accuracy: Spread
     copying: Copying

@@ -468,7 +468,7 @@ def test_a_page_a_table_and_a_json_are_written(reports: tuple[Report, ...], tmp_
     table, picture = paths[1].read_text(), paths[3].read_text()
     assert "| ZU, all samples | 0 |" in table
     assert "samples were selected: best 4 of 9" in table
-    for title in ("Accuracy and novelty", "Ensembles", "real: phase", "hessian_trace", "Cost"):
+    for title in ("Accuracy and novelty", "Ensembles", "real: phase", "hessian trace", "Cost"):
         assert title in picture
     assert from_json(paths[0].read_bytes())[0].name == "real"
     with pytest.raises(ConfigError, match="found none"):

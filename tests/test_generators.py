@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,14 +15,18 @@ import pytest
 
 from zoogen import factory, store
 from zoogen.errors import ConfigError, ConflictError, CorruptZooError, NotFoundError
+from zoogen.evaluate.generation import evaluate_runs
+from zoogen.evaluate.generation.fits import generators_of
 from zoogen.generators import (
     GENERATORS,
     Effort,
     GeneratorConfig,
+    Run,
     conditioning_of,
     open_run,
     parse_wish,
     parted,
+    parts_of,
     population_of,
     sample_zoo,
     train_generator,
@@ -106,6 +111,18 @@ def test_parts_are_disjoint_and_do_not_depend_on_other_members(zoo: Zoo) -> None
     for before, after in zip(names, fewer, strict=True):
         assert set(after.table.index) <= before
     assert set(parted(whole, seed=1).held_out.table.index) != names[2]
+
+
+def test_few_training_runs_are_some_of_many_and_leave_the_other_parts(zoo: Zoo) -> None:
+    few, more, every = (
+        parts_of(config("noise", population={"members": count}), zoo) for count in (12, 40, None)
+    )
+    assert [len(parts.train) for parts in (few, more)] == [12, 40]
+    assert set(few.train.table.index) < set(more.train.table.index) < set(every.train.table.index)
+    assert set(few.train.table["train.learning_rate"]) == {0.05, 0.15}  # of all cells
+    for parts in (few, more):
+        assert parts.validation.table.index.equals(every.validation.table.index)
+        assert parts.held_out.table.index.equals(every.held_out.table.index)
 
 
 def test_a_population_too_small_to_part_is_refused(zoo: Zoo) -> None:
@@ -446,6 +463,56 @@ def test_sampling_twice_changes_nothing(zoo: Zoo, tmp_path: Path) -> None:
     found = (tmp_path / "zoo.zarr" / "manifest.json").read_bytes()
     assert len(found) >= len(before)
     assert len(open_zoo(tmp_path / "zoo.zarr")) == 5
+
+
+def fitted(name: str, seed: int, members: int, **more: object) -> Run:
+    told = config("pca-flow", name=name, training={**SHORT, "seed": seed}, **more)
+    return Run(Path(name), told, {"members": {"train": members}}, {})
+
+
+def test_runs_are_fits_of_a_generator_and_points_of_its_curve() -> None:
+    runs = [fitted("flow-b", 1, 80), fitted("flow-a", 0, 80), fitted("few", 0, 20),
+            fitted("other", 0, 80, conditions=["train_loss"])]  # fmt: skip
+    (few, many), (other,) = generators_of(runs)
+    assert (few.members, many.members, other.members) == (20, 80, 80)
+    assert [run.config.training.seed for run in many.runs] == [1, 0]
+    assert (few.name, many.name, other.name) == ("few", "flow", "other")
+    assert "2 fits" in many.note
+    assert "fitted once" in few.note
+    with pytest.raises(ConfigError, match="expected at least one"):
+        generators_of([])
+    with pytest.raises(ConfigError, match="flow-a and few are the same fit"):
+        generators_of([fitted("few", 0, 20), fitted("flow-a", 0, 20)])
+
+
+@pytest.mark.slow
+def test_fits_are_pooled_and_conditions_read(
+    zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "zoogen.evaluate.generation.runs.BASELINES", {"copies": ("permuted", ({},))}
+    )
+    told = {"conditions": ["train.learning_rate", "train_loss"]}
+    runs = [
+        train_generator(
+            config("pca-flow", population={"members": members}, training={**SHORT, "seed": seed},
+                   **told),
+            zoo,
+            tmp_path / f"{members}-{seed}",
+        )
+        for members, seed in ((20, 0), (70, 0), (70, 1))
+    ]  # fmt: skip
+    (report,) = evaluate_runs(runs, zoo, samples=30)
+    assert (report.fits, report.members) == (2, 70)
+    assert [result.seed for result in report.by_seed] == [0, 1]
+    assert [(point.members, len(point.by_seed)) for point in report.scaling] == [(20, 3), (70, 2)]
+    read, measured = report.conditions
+    assert (read.how, measured.how) == ("read from the weights by trees", "measured")
+    assert read.ceiling > 0.7  # weights tell rates of 0.05 from those of 0.15
+    assert math.isnan(measured.ceiling)
+    other = train_generator(config("noise", population={"seed": 1}), zoo, tmp_path / "other")
+    with pytest.raises(ConfigError, match="different held-out members"):
+        evaluate_runs([runs[0], other], zoo, samples=30)
 
 
 @pytest.mark.slow

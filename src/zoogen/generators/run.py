@@ -24,7 +24,7 @@ from zoogen.errors import ConfigError, ConflictError, CorruptZooError, NotFoundE
 from zoogen.generators.conditions import Conditioning, Wish, conditioning_of
 from zoogen.generators.config import GeneratorConfig
 from zoogen.generators.generator import Effort, Fittable, Generator, Request, Source, State
-from zoogen.generators.parts import Shares
+from zoogen.generators.parts import Shares, drawn
 from zoogen.generators.population import Parted, member_ids, parted, population_of
 from zoogen.generators.table import GENERATORS
 from zoogen.networks import build_network
@@ -183,7 +183,8 @@ def parts_of(config: GeneratorConfig, zoo: Zoo) -> Parted:
     parts = parted(population_of(zoo, told.where), told.seed, shares)
     if told.members is None or told.members >= len(parts.train):
         return parts
-    return parts._replace(train=parts.train.rows(np.arange(told.members)))
+    ids = [str(name) for name in parts.train.table.index]
+    return parts._replace(train=parts.train.rows(drawn(ids, told.seed, told.members)))
 
 
 def open_run(path: str | Path) -> Run:

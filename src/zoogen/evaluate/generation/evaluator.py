@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Shaped
 
-from zoogen.data import Dataset
+from zoogen.data import Dataset, normalise
 from zoogen.errors import ConfigError
 from zoogen.evaluate.generation.behaviour import (
     Images,
@@ -24,6 +24,7 @@ from zoogen.evaluate.generation.neighbours import CANDIDATES, Known, Nearest, ne
 from zoogen.evaluate.generation.novelty import Curve, Point
 from zoogen.evaluate.generation.views import NEAR, Exam, View, Wrong, choose_view
 from zoogen.generators.parts import SMALLEST, Parts
+from zoogen.merging import recompute_statistics
 from zoogen.networks import Network
 from zoogen.params import ParamSpec
 
@@ -95,10 +96,21 @@ class Evaluator:
             f"{len(self._exam.labels)} test images>"
         )
 
+    @property
+    def members(self) -> int:
+        """Training members."""
+        return len(self._train)
+
     # ------------------------------------------------------------------------- single networks
     def accuracies(self, weights: Float[np.ndarray, "n p"]) -> Float[np.ndarray, " n"]:
         """Test accuracy of networks, 0 to 1; 0 where weights or outputs are not finite."""
         return 1 - self.wrong(weights).mean(axis=1)
+
+    def recalibrated_accuracies(self, weights: Float[np.ndarray, "n p"]) -> Float[np.ndarray, " n"]:
+        """Test accuracy after running statistics of norms are computed anew on the probes."""
+        values = checked(self.network.spec, weights)
+        images = normalise(*self._probes)
+        return self.accuracies(recompute_statistics(self.network, values, images))
 
     def wrong(self, weights: Float[np.ndarray, "n p"]) -> Bool[np.ndarray, "n b"]:
         """Which test images networks get wrong."""

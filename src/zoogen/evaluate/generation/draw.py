@@ -35,7 +35,8 @@ COLOURS = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#999933",
 )  # fmt: skip
 REAL = "#222222"
-DASHES = ("--", ":", "-.", (0, (1, 3)), (0, (5, 1)), (0, (8, 3)), (0, (3, 1, 1, 1, 1, 1)))
+DASHES = ("--", ":", "-.")
+MARKERS = (".", "v", "s", "^", "D", "x", "+", "1")  # of baselines
 NAMED = 3  # generators that the title names
 _DOTS: dict[str, Any] = {"s": 5, "alpha": 0.35, "linewidths": 0}
 
@@ -107,7 +108,15 @@ def _handles(reports: Reports) -> list[Line2D]:
         for k, report in enumerate(reports)
     ]
     return handles + [
-        Line2D([], [], color=GREY, linestyle=_dash(k), marker=".", label=f"baseline: {curve.name}")
+        Line2D(
+            [],
+            [],
+            color=GREY,
+            linestyle=_dash(k),
+            marker=_marker(k),
+            markersize=4,
+            label=f"baseline: {curve.name}",
+        )
         for k, curve in enumerate(reports[0].curves)
     ]
 
@@ -127,8 +136,12 @@ def _colour(number: int) -> str:
     return COLOURS[number % len(COLOURS)]
 
 
-def _dash(number: int) -> Any:
+def _dash(number: int) -> str:
     return DASHES[number % len(DASHES)]
+
+
+def _marker(number: int) -> str:
+    return MARKERS[number % len(MARKERS)]
 
 
 def _finite(values: Sequence[float]) -> Float[np.ndarray, " n"]:
@@ -159,8 +172,11 @@ def _plane(axes: Axes, reports: Reports) -> None:
     for k, curve in enumerate(first.curves):
         overlap = [point.overlap for point in curve.points]
         accuracy = [100 * point.accuracy for point in curve.points]
-        axes.plot(overlap, accuracy, color=GREY, linestyle=_dash(k), marker=".", linewidth=1)
-        for point in curve.points:
+        axes.plot(
+            overlap, accuracy, color=GREY, linestyle=_dash(k), marker=_marker(k), markersize=4,
+            linewidth=1,
+        )  # fmt: skip
+        for point in curve.points if len(curve.points) > 1 else ():
             if math.isfinite(point.overlap):
                 at = (point.overlap, 100 * point.accuracy)
                 axes.annotate(

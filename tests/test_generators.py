@@ -167,7 +167,9 @@ def test_a_wish_that_no_member_could_fulfil_is_refused(wish: dict, message: str)
         conditioning_of(TABLE, ["phase", "rate"]).of_wish(wish, 1)
 
 
-@pytest.mark.parametrize(("name", "message"), [("width", "not trained"), ("same", "at least two")])
+@pytest.mark.parametrize(
+    ("name", "message"), [("width", "no such column"), ("same", "at least two")]
+)
 def test_a_condition_that_says_nothing_is_refused(name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         conditioning_of(TABLE, [name])
@@ -403,13 +405,37 @@ def test_damaged_and_half_written_runs_are_told_apart(zoo: Zoo, tmp_path: Path) 
         open_run(tmp_path)
 
 
+BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
+    "cut": (lambda run: (run / "run.json").write_text('{"format": 1, '), "no JSON"),
+    "no table": (lambda run: (run / "run.json").write_text("[1]"), "no table"),
+    "no fact": (lambda run: (run / "run.json").write_text('{"format": 1}'), "'run' is missing"),
+    "no state": (lambda run: (run / "state.npz").unlink(), "remove .* and fit again"),
+    "cut state": (lambda run: (run / "state.npz").write_bytes(b"PK"), "checksum"),
+}
+
+
+def test_broken_runs_are_one_line(zoo: Zoo, tmp_path: Path) -> None:
+    whole = tmp_path / "run"
+    train_generator(config("gaussian"), zoo, whole)
+    for name, (harm, words) in BROKEN.items():
+        run = Path(shutil.copytree(whole, tmp_path / name))
+        harm(run)
+        with pytest.raises(CorruptZooError, match=words) as error:
+            open_run(run)
+        assert "\n" not in str(error.value)
+    text = (whole / "run.json").read_text().replace('"generator": "gaussian"', '"generator": "x"')
+    (whole / "run.json").write_text(text)
+    with pytest.raises(ConfigError, match="found 'x'"):
+        open_run(whole)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"generator": "flwo"}, "did you mean 'flow'"),
         ({"options": {"chanels": 2}}, "did you mean 'channels'"),
         ({"options": {"channels": 2.5}}, "expected int"),
-        ({"conditions": ("width",)}, "not trained with it"),
+        ({"conditions": ("width",)}, "no such column"),
         ({"generator": "noise", "options": {}, "conditions": ("phase",)}, "takes none"),
     ],
 )

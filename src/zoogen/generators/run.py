@@ -36,6 +36,9 @@ from zoogen.zoo import Zoo
 
 RUN, STATE, CHECKPOINT = "run.json", "state.npz", "checkpoint"
 FORMAT = 1
+_FACTS = (
+    "run", "zoo", "population_sha256", "members", "config", "info", "values", "conditions", "fit",
+)  # fmt: skip
 _DIMS = {"weights": ("member", "snapshot", "parameter"), "diverged_epoch": ("member",)}
 PAIRS = 20  # of generated members on which metrics of pairs are taken
 
@@ -204,13 +207,16 @@ def open_run(path: str | Path) -> Run:
     try:
         data = (root / STATE).read_bytes()
     except OSError as error:
-        raise CorruptZooError(f"{root / STATE}: can't be read ({error}); fit again") from None
+        raise CorruptZooError(
+            f"{root / STATE}: can't be read ({error.strerror}); remove {root} and fit again"
+        ) from None
     if hashlib.sha256(data).hexdigest() != facts["fit"]["state_sha256"]:
         raise CorruptZooError(
             f"{root / STATE}: its checksum differs from the one in {RUN}; remove {root} and fit "
             "again"
         )
     config = validated(GeneratorConfig, facts["run"], str(root / RUN))
+    _generator(config)
     return Run(root, config, facts, _unpacked(data))
 
 
@@ -313,11 +319,16 @@ def _read(root: Path) -> dict[str, Any]:
         facts: dict[str, Any] = json.loads(file.read_bytes())
     except ValueError as error:
         raise CorruptZooError(f"{file}: no JSON ({error}); remove {root} and fit again") from None
+    if not isinstance(facts, dict):
+        raise CorruptZooError(f"{file}: no table of facts; remove {root} and fit again")
     if facts.get("format") != FORMAT:
         raise ConfigError(
             f"{file}: format {facts.get('format')!r}, this zoogen reads {FORMAT}; use the version "
             "that wrote it"
         )
+    missing = [name for name in _FACTS if name not in facts]
+    if missing:
+        raise CorruptZooError(f"{file}: {missing[0]!r} is missing; remove {root} and fit again")
     return facts
 
 

@@ -156,8 +156,8 @@ def _ground_of(fits: Fits, grounds: Mapping[str, Ground]) -> Ground:
 
 
 def _same_population(run: Run, zoo: Zoo) -> Parted:
-    parts = parts_of(run.config, zoo)
-    if population_digest(parts) != run.facts["population_sha256"]:
+    parts = parts_of(run.config, zoo) if run.facts["zoo"] == zoo.name else None
+    if parts is None or population_digest(parts) != run.facts["population_sha256"]:
         raise ConflictError(
             f"{run.path}: was fitted on zoo {run.facts['zoo']!r} with other members than those of "
             f"{zoo.path}; give the zoo that it was fitted on"

@@ -46,6 +46,7 @@ from zoogen.evaluate.generation.frame import balanced
 from zoogen.evaluate.generation.neighbours import aligned_distances, nearest, unit_distances
 from zoogen.evaluate.generation.starts import SCRATCH
 from zoogen.evaluate.generation.views import noisy
+from zoogen.generators.parts import SMALLEST
 from zoogen.grid import expand
 from zoogen.networks import Network, build_network
 from zoogen.symmetry import apply, random_element
@@ -517,6 +518,23 @@ def test_what_cannot_be_judged_is_refused(
     with pytest.raises(ConfigError, match=words) as error:
         call(runs)
     assert "\n" not in str(error.value)
+
+
+def test_running_statistics_computed_anew_do_not_depend_on_those_given(runs: Runs) -> None:
+    config = NetworkConfig(family="resnet", norm="batch", width=2, depth=1)
+    network = build_network(config, (1, 8, 8), 10)
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(2 * SMALLEST, network.spec.size)).astype(np.float32)
+    harmed, names = values.copy(), dict(network.spec.statistics)
+    for parameter in network.spec.parameters:
+        if parameter.name in names:
+            place = slice(parameter.offset, parameter.offset + parameter.size)
+            values[:, place], harmed[:, place] = 1.0, 1 + rng.random(parameter.size)
+    sides = values[:SMALLEST], values[SMALLEST:]
+    evaluator = Evaluator(network, *sides, *exam_of(runs.dataset))
+    assert (evaluator.wrong(values) != evaluator.wrong(harmed)).any()
+    anew = [evaluator.recalibrated_accuracies(side) for side in (values, harmed)]
+    np.testing.assert_array_equal(*anew)
 
 
 def test_outputs_that_overflow_are_seen() -> None:

@@ -19,6 +19,7 @@ from zoogen.evaluate.generation import (
     Cost,
     Curve,
     Evaluator,
+    Exam,
     Images,
     Offered,
     Point,
@@ -44,6 +45,8 @@ from zoogen.evaluate.generation.ensembles import ensemble_gains
 from zoogen.evaluate.generation.frame import balanced
 from zoogen.evaluate.generation.neighbours import aligned_distances, nearest, unit_distances
 from zoogen.evaluate.generation.starts import SCRATCH
+from zoogen.evaluate.generation.views import noisy
+from zoogen.generators.parts import SMALLEST
 from zoogen.grid import expand
 from zoogen.networks import Network, build_network
 from zoogen.symmetry import apply, random_element
@@ -174,6 +177,46 @@ def test_few_candidates_hold_the_nearest_member(seed: int, runs: Runs) -> None:
     assert (found.distance >= exact.distance).all()
     assert np.median(found.distance / exact.distance) == 1
     np.testing.assert_array_equal(found.overlap, exact.overlap)
+
+
+# -------------------------------------------------------------------------------- hard views
+@pytest.mark.parametrize("seed", SEEDS)
+def test_copies_are_told_apart_where_test_images_are_too_easy(seed: int, runs: Runs) -> None:
+    parts = split_runs(runs.ids, seed, Shares(0.45, 0.25))
+    exam, probes = exam_of(runs.dataset)
+    offered, strict = separate(runs.network, runs.weights, parts, exam, probes)
+    easy = np.argsort(strict.wrong(offered.validation).mean(axis=0), kind="stable")[:250]
+    images = exam.images._replace(raw=np.asarray(exam.images.raw)[easy])
+    easily = Exam(images, exam.labels[easy])
+    _, evaluator = separate(runs.network, runs.weights, parts, easily, probes)
+    real, noise = evaluator.real_neighbours, evaluator.noise_curve((0.0, 0.4), count=10)
+    assert np.quantile(real.plain, 0.9) == 1  # as large as that of copies
+    assert evaluator.view.level > 0
+    assert evaluator.view.leak <= 0.1
+    copied = evaluate_samples(evaluator, copies(offered, seed), noise=noise)
+    assert copied.novelty.different == 0
+    assert copied.copying.plain_overlap == pytest.approx(1, abs=0.01)
+    others = evaluate_samples(evaluator, offered.validation, noise=noise)
+    assert others.novelty.different > 0.6
+    error = math.sqrt(0.25 * (1 / others.samples + 1 / len(real.overlap)))
+    assert abs(others.novelty.all - others.novelty.nominal) < 4 * error
+
+
+def test_test_images_are_taken_as_they_are_where_they_show_copies(
+    parted: tuple[Offered, Evaluator],
+) -> None:
+    evaluator = parted[1]
+    assert evaluator.view.level == 0
+    np.testing.assert_array_equal(
+        evaluator.real_neighbours.plain, evaluator.real_neighbours.overlap
+    )
+    exam = evaluator.view.exam
+    again = noisy(exam, 1.5)
+    assert len(again.labels) >= 1000
+    np.testing.assert_array_equal(again.labels[: len(exam.labels)], exam.labels)
+    np.testing.assert_array_equal(again.images.raw, noisy(exam, 1.5).images.raw)
+    added = np.asarray(again.images.raw)[: len(exam.labels)] - np.asarray(exam.images.raw)
+    assert added.std() == pytest.approx(1.5 * float(np.asarray(exam.images.std)[0]), rel=0.03)
 
 
 # ------------------------------------------------------------------------------- known answers
@@ -426,7 +469,7 @@ def test_a_page_a_table_and_a_json_are_written(reports: tuple[Report, ...], tmp_
     table, picture = paths[1].read_text(), paths[3].read_text()
     assert "| ZU, all samples | 0 |" in table
     assert "samples were selected: best 4 of 9" in table
-    for title in ("Accuracy and novelty", "Ensembles", "real: phase", "hessian_trace", "Cost"):
+    for title in ("Accuracy and novelty", "Ensembles", "real: phase", "hessian trace", "Cost"):
         assert title in picture
     assert from_json(paths[0].read_bytes())[0].name == "real"
     with pytest.raises(ConfigError, match="found none"):
@@ -475,6 +518,23 @@ def test_what_cannot_be_judged_is_refused(
     with pytest.raises(ConfigError, match=words) as error:
         call(runs)
     assert "\n" not in str(error.value)
+
+
+def test_running_statistics_computed_anew_do_not_depend_on_those_given(runs: Runs) -> None:
+    config = NetworkConfig(family="resnet", norm="batch", width=2, depth=1)
+    network = build_network(config, (1, 8, 8), 10)
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(2 * SMALLEST, network.spec.size)).astype(np.float32)
+    harmed, names = values.copy(), dict(network.spec.statistics)
+    for parameter in network.spec.parameters:
+        if parameter.name in names:
+            place = slice(parameter.offset, parameter.offset + parameter.size)
+            values[:, place], harmed[:, place] = 1.0, 1 + rng.random(parameter.size)
+    sides = values[:SMALLEST], values[SMALLEST:]
+    evaluator = Evaluator(network, *sides, *exam_of(runs.dataset))
+    assert (evaluator.wrong(values) != evaluator.wrong(harmed)).any()
+    anew = [evaluator.recalibrated_accuracies(side) for side in (values, harmed)]
+    np.testing.assert_array_equal(*anew)
 
 
 def test_outputs_that_overflow_are_seen() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,14 +15,18 @@ import pytest
 
 from zoogen import factory, store
 from zoogen.errors import ConfigError, ConflictError, CorruptZooError, NotFoundError
+from zoogen.evaluate.generation import evaluate_runs
+from zoogen.evaluate.generation.fits import generators_of
 from zoogen.generators import (
     GENERATORS,
     Effort,
     GeneratorConfig,
+    Run,
     conditioning_of,
     open_run,
     parse_wish,
     parted,
+    parts_of,
     population_of,
     sample_zoo,
     train_generator,
@@ -111,6 +116,18 @@ def test_parts_are_disjoint_and_do_not_depend_on_other_members(zoo: Zoo) -> None
     assert set(parted(whole, seed=1).held_out.table.index) != names[2]
 
 
+def test_few_training_runs_are_some_of_many_and_leave_the_other_parts(zoo: Zoo) -> None:
+    few, more, every = (
+        parts_of(config("noise", population={"members": count}), zoo) for count in (12, 40, None)
+    )
+    assert [len(parts.train) for parts in (few, more)] == [12, 40]
+    assert set(few.train.table.index) < set(more.train.table.index) < set(every.train.table.index)
+    assert set(few.train.table["train.learning_rate"]) == {0.05, 0.15}  # of all cells
+    for parts in (few, more):
+        assert parts.validation.table.index.equals(every.validation.table.index)
+        assert parts.held_out.table.index.equals(every.held_out.table.index)
+
+
 def test_a_population_too_small_to_part_is_refused(zoo: Zoo) -> None:
     few = population_of(zoo).rows(np.arange(12))
     with pytest.raises(ConfigError, match="12 runs leave"):
@@ -153,7 +170,9 @@ def test_a_wish_that_no_member_could_fulfil_is_refused(wish: dict, message: str)
         conditioning_of(TABLE, ["phase", "rate"]).of_wish(wish, 1)
 
 
-@pytest.mark.parametrize(("name", "message"), [("width", "not trained"), ("same", "at least two")])
+@pytest.mark.parametrize(
+    ("name", "message"), [("width", "no such column"), ("same", "at least two")]
+)
 def test_a_condition_that_says_nothing_is_refused(name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         conditioning_of(TABLE, [name])
@@ -389,13 +408,37 @@ def test_damaged_and_half_written_runs_are_told_apart(zoo: Zoo, tmp_path: Path) 
         open_run(tmp_path)
 
 
+BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
+    "cut": (lambda run: (run / "run.json").write_text('{"format": 1, '), "no JSON"),
+    "no table": (lambda run: (run / "run.json").write_text("[1]"), "no table"),
+    "no fact": (lambda run: (run / "run.json").write_text('{"format": 1}'), "'run' is missing"),
+    "no state": (lambda run: (run / "state.npz").unlink(), "remove .* and fit again"),
+    "cut state": (lambda run: (run / "state.npz").write_bytes(b"PK"), "checksum"),
+}
+
+
+def test_broken_runs_are_one_line(zoo: Zoo, tmp_path: Path) -> None:
+    whole = tmp_path / "run"
+    train_generator(config("gaussian"), zoo, whole)
+    for name, (harm, words) in BROKEN.items():
+        run = Path(shutil.copytree(whole, tmp_path / name))
+        harm(run)
+        with pytest.raises(CorruptZooError, match=words) as error:
+            open_run(run)
+        assert "\n" not in str(error.value)
+    text = (whole / "run.json").read_text().replace('"generator": "gaussian"', '"generator": "x"')
+    (whole / "run.json").write_text(text)
+    with pytest.raises(ConfigError, match="found 'x'"):
+        open_run(whole)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"generator": "flwo"}, "did you mean 'flow'"),
         ({"options": {"chanels": 2}}, "did you mean 'channels'"),
         ({"options": {"channels": 2.5}}, "expected int"),
-        ({"conditions": ("width",)}, "not trained with it"),
+        ({"conditions": ("width",)}, "no such column"),
         ({"generator": "noise", "options": {}, "conditions": ("phase",)}, "takes none"),
     ],
 )
@@ -449,6 +492,56 @@ def test_sampling_twice_changes_nothing(zoo: Zoo, tmp_path: Path) -> None:
     found = (tmp_path / "zoo.zarr" / "manifest.json").read_bytes()
     assert len(found) >= len(before)
     assert len(open_zoo(tmp_path / "zoo.zarr")) == 5
+
+
+def fitted(name: str, seed: int, members: int, **more: object) -> Run:
+    told = config("pca-flow", name=name, training={**SHORT, "seed": seed}, **more)
+    return Run(Path(name), told, {"members": {"train": members}}, {})
+
+
+def test_runs_are_fits_of_a_generator_and_points_of_its_curve() -> None:
+    runs = [fitted("flow-b", 1, 80), fitted("flow-a", 0, 80), fitted("few", 0, 20),
+            fitted("other", 0, 80, conditions=["train_loss"])]  # fmt: skip
+    (few, many), (other,) = generators_of(runs)
+    assert (few.members, many.members, other.members) == (20, 80, 80)
+    assert [run.config.training.seed for run in many.runs] == [1, 0]
+    assert (few.name, many.name, other.name) == ("few", "flow", "other")
+    assert "2 fits" in many.note
+    assert "fitted once" in few.note
+    with pytest.raises(ConfigError, match="expected at least one"):
+        generators_of([])
+    with pytest.raises(ConfigError, match="flow-a and few are the same fit"):
+        generators_of([fitted("few", 0, 20), fitted("flow-a", 0, 20)])
+
+
+@pytest.mark.slow
+def test_fits_are_pooled_and_conditions_read(
+    zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "zoogen.evaluate.generation.runs.BASELINES", {"copies": ("permuted", ({},))}
+    )
+    told = {"conditions": ["train.learning_rate", "train_loss"]}
+    runs = [
+        train_generator(
+            config("pca-flow", population={"members": members}, training={**SHORT, "seed": seed},
+                   **told),
+            zoo,
+            tmp_path / f"{members}-{seed}",
+        )
+        for members, seed in ((20, 0), (70, 0), (70, 1))
+    ]  # fmt: skip
+    (report,) = evaluate_runs(runs, zoo, samples=30)
+    assert (report.fits, report.members) == (2, 70)
+    assert [result.seed for result in report.by_seed] == [0, 1]
+    assert [(point.members, len(point.by_seed)) for point in report.scaling] == [(20, 3), (70, 2)]
+    read, measured = report.conditions
+    assert (read.how, measured.how) == ("read from the weights by trees", "measured")
+    assert read.ceiling > 0.7  # weights tell rates of 0.05 from those of 0.15
+    assert math.isnan(measured.ceiling)
+    other = train_generator(config("noise", population={"seed": 1}), zoo, tmp_path / "other")
+    with pytest.raises(ConfigError, match="different held-out members"):
+        evaluate_runs([runs[0], other], zoo, samples=30)
 
 
 @pytest.mark.slow

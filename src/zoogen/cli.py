@@ -340,16 +340,18 @@ def evaluate_generator(
     seeds: Annotated[int, typer.Option(min=1, help="Of the samples.")] = 3,
     as_json: AsJson = False,
 ) -> None:
-    """Judge unselected samples: copies, diversity, yield, gains, starts, cost; page and table."""
+    """Judge unselected samples: copies, diversity, yield, gains, starts, cost; page and table.
+
+    Runs that differ in training.seed alone are fits of one generator; those that differ in
+    population.members make its curve over the number of training runs.
+    """
     from zoogen import generators
     from zoogen.evaluate import generation
     from zoogen.zoo import open_zoo
 
     opened = open_zoo(zoo)
-    reports = [
-        generation.evaluate_run(generators.open_run(path), opened, samples, seeds, _reporter())
-        for path in run
-    ]
+    runs = [generators.open_run(path) for path in run]
+    reports = generation.evaluate_runs(runs, opened, samples, seeds, _reporter())
     files = generation.render(reports, out or run[0] / "report")
     table = next(path for path in files if path.suffix == ".md").read_text()
     _print({"files": [str(path) for path in files]} if as_json else table, as_json)

@@ -138,7 +138,8 @@ def conditioning_of(table: pd.DataFrame, names: Sequence[str]) -> Conditioning:
     """
     for name in names:
         if name not in table:
-            raise ConfigError(_unknown(name, [str(column) for column in table]))
+            known = [str(column) for column in table]
+            raise ConfigError(_unknown(name, known, "the members have no such column"))
     return Conditioning(tuple(_quantity(name, table[name]) for name in names))
 
 
@@ -198,10 +199,7 @@ def _checked(quantity: Quantity, value: float | str) -> float | str:
     return value
 
 
-def _unknown(name: str, known: list[str]) -> str:
+def _unknown(name: str, known: list[str], why: str = "the run was not trained with it") -> str:
     near = difflib.get_close_matches(name, known, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return (
-        f"condition {name!r}: the run was not trained with it{hint}; there are: "
-        f"{', '.join(known) or 'none'}"
-    )
+    return f"condition {name!r}: {why}{hint}; there are: {', '.join(known) or 'none'}"

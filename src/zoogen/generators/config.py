@@ -19,7 +19,8 @@ class PopulationConfig(Section):
         validation: share of the members that decide which look counts.
         held_out: share that the generator never sees.
         seed: of the parting.
-        members: most members to fit on, the first in the order of the parting; all by default.
+        members: most members to fit on, drawn by the parting: few are some of many, and the other
+            parts stay as they are; all by default.
     """
 
     where: str | None = None

@@ -71,6 +71,20 @@ def split_runs(ids: Sequence[str], seed: int = 0, shares: Shares = Shares()) -> 
     return Parts(*(np.flatnonzero(part == number) for number in range(3)))
 
 
+def drawn(ids: Sequence[str], seed: int, count: int) -> Int[np.ndarray, " n"]:
+    """Rows of ``count`` runs, chosen by the hashes that part them: few are some of many.
+
+    The order of a zoo goes by cell, so that its first runs are of a few cells only.
+
+    Example:
+        >>> few, many = (drawn([f"run {i}" for i in range(9)], 0, count) for count in (3, 6))
+        >>> bool(np.isin(few, many).all())
+        True
+    """
+    places = [_place(seed, run) for run in ids]
+    return np.sort(np.argsort(places, kind="stable")[:count])
+
+
 def _place(seed: int, run: str) -> float:
     """Uniform in [0, 1), from an identity."""
     digest = hashlib.sha256(f"{seed}/{run}".encode()).digest()

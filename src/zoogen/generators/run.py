@@ -24,7 +24,7 @@ from zoogen.errors import ConfigError, ConflictError, CorruptZooError, NotFoundE
 from zoogen.generators.conditions import Conditioning, Wish, conditioning_of
 from zoogen.generators.config import GeneratorConfig
 from zoogen.generators.generator import Effort, Fittable, Generator, Request, Source, State
-from zoogen.generators.parts import Shares
+from zoogen.generators.parts import Shares, drawn
 from zoogen.generators.population import Parted, member_ids, parted, population_of
 from zoogen.generators.table import GENERATORS
 from zoogen.networks import build_network
@@ -36,6 +36,9 @@ from zoogen.zoo import Zoo
 
 RUN, STATE, CHECKPOINT = "run.json", "state.npz", "checkpoint"
 FORMAT = 1
+_FACTS = (
+    "run", "zoo", "population_sha256", "members", "config", "info", "values", "conditions", "fit",
+)  # fmt: skip
 _DIMS = {"weights": ("member", "snapshot", "parameter"), "diverged_epoch": ("member",)}
 PAIRS = 20  # of generated members on which metrics of pairs are taken
 
@@ -184,7 +187,8 @@ def parts_of(config: GeneratorConfig, zoo: Zoo) -> Parted:
     parts = parted(population_of(zoo, told.where), told.seed, shares)
     if told.members is None or told.members >= len(parts.train):
         return parts
-    return parts._replace(train=parts.train.rows(np.arange(told.members)))
+    ids = [str(name) for name in parts.train.table.index]
+    return parts._replace(train=parts.train.rows(drawn(ids, told.seed, told.members)))
 
 
 def open_run(path: str | Path) -> Run:
@@ -204,13 +208,16 @@ def open_run(path: str | Path) -> Run:
     try:
         data = (root / STATE).read_bytes()
     except OSError as error:
-        raise CorruptZooError(f"{root / STATE}: can't be read ({error}); fit again") from None
+        raise CorruptZooError(
+            f"{root / STATE}: can't be read ({error.strerror}); remove {root} and fit again"
+        ) from None
     if hashlib.sha256(data).hexdigest() != facts["fit"]["state_sha256"]:
         raise CorruptZooError(
             f"{root / STATE}: its checksum differs from the one in {RUN}; remove {root} and fit "
             "again"
         )
     config = validated(GeneratorConfig, facts["run"], str(root / RUN))
+    _generator(config)
     return Run(root, config, facts, _unpacked(data))
 
 
@@ -313,11 +320,16 @@ def _read(root: Path) -> dict[str, Any]:
         facts: dict[str, Any] = json.loads(file.read_bytes())
     except ValueError as error:
         raise CorruptZooError(f"{file}: no JSON ({error}); remove {root} and fit again") from None
+    if not isinstance(facts, dict):
+        raise CorruptZooError(f"{file}: no table of facts; remove {root} and fit again")
     if facts.get("format") != FORMAT:
         raise ConfigError(
             f"{file}: format {facts.get('format')!r}, this zoogen reads {FORMAT}; use the version "
             "that wrote it"
         )
+    missing = [name for name in _FACTS if name not in facts]
+    if missing:
+        raise CorruptZooError(f"{file}: {missing[0]!r} is missing; remove {root} and fit again")
     return facts
 
 

@@ -10,7 +10,6 @@ from zoogen.evaluate.generation.conditioning import Conditioned, class_agreement
 from zoogen.evaluate.generation.cost import Cost, training_seconds
 from zoogen.evaluate.generation.evaluator import (
     Evaluator,
-    Exam,
     Offered,
     exam_of,
     noised,
@@ -20,8 +19,9 @@ from zoogen.evaluate.generation.files import render
 from zoogen.evaluate.generation.novelty import Curve, Gain, Point, gain_at_equal_novelty
 from zoogen.evaluate.generation.protocol import Beside, evaluate_samples
 from zoogen.evaluate.generation.report import Report, from_json, to_json
-from zoogen.evaluate.generation.runs import evaluate_run
+from zoogen.evaluate.generation.runs import evaluate_run, evaluate_runs
 from zoogen.evaluate.generation.starts import Start, compare_starts
+from zoogen.evaluate.generation.views import Exam
 from zoogen.generators.parts import Parts, Shares, split_runs
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "class_agreement",
     "compare_starts",
     "evaluate_run",
+    "evaluate_runs",
     "evaluate_samples",
     "exam_of",
     "from_json",

@@ -28,6 +28,9 @@ class Conditioned:
             no conditioning would reach.
         shuffled_high: 97.5 % quantile of the same; an agreement below it proves nothing.
         missing: samples without a request or a measured value.
+        how: the achieved value came about.
+        ceiling: agreement on held-out members, where it is read from weights by a model: as much as
+            samples can reach; NaN where it is measured.
     """
 
     name: str
@@ -39,6 +42,8 @@ class Conditioned:
     shuffled: float
     shuffled_high: float
     missing: int
+    how: str = "measured"
+    ceiling: float = float("nan")
 
 
 def rank_agreement(
@@ -46,6 +51,9 @@ def rank_agreement(
     requested: Float[np.ndarray, " n"],
     achieved: Float[np.ndarray, " n"],
     seed: int = 0,
+    *,
+    how: str = "measured",
+    ceiling: float = float("nan"),
 ) -> Conditioned:
     """Spearman's correlation of requested and achieved numbers, with the shuffled control.
 
@@ -54,6 +62,7 @@ def rank_agreement(
         requested: values asked for; NaN where none was.
         achieved: values measured on the samples; NaN where there is none.
         seed: of the shuffles.
+        how, ceiling: see :class:`Conditioned`.
 
     Raises:
         ConfigError: if the two differ in length.
@@ -75,12 +84,18 @@ def rank_agreement(
     control = [_correlation(ranks[0][order], ranks[1]) for order in _shuffles(len(asked), seed)]
     return Conditioned(
         name, "rank", tuple(asked.tolist()), tuple(got.tolist()), (),
-        _correlation(*ranks), *_mean_and_high(control), int((~known).sum()),
+        _correlation(*ranks), *_mean_and_high(control), int((~known).sum()), how, ceiling,
     )  # fmt: skip
 
 
 def class_agreement(
-    name: str, requested: Sequence[str | None], achieved: Sequence[str | None], seed: int = 0
+    name: str,
+    requested: Sequence[str | None],
+    achieved: Sequence[str | None],
+    seed: int = 0,
+    *,
+    how: str = "measured",
+    ceiling: float = float("nan"),
 ) -> Conditioned:
     """Share of samples of the class that was asked for (such as a phase), with the control.
 
@@ -89,6 +104,7 @@ def class_agreement(
         requested: class of each sample; ``None`` where none was asked for.
         achieved: class measured on it; ``None`` where there is none.
         seed: of the shuffles.
+        how, ceiling: see :class:`Conditioned`.
 
     Raises:
         ConfigError: if the two differ in length.
@@ -105,7 +121,7 @@ def class_agreement(
     control = [_share(asked[order] == got) for order in _shuffles(len(asked), seed)]
     return Conditioned(
         name, "class", tuple(map(float, asked)), tuple(map(float, got)), classes,
-        _share(asked == got), *_mean_and_high(control), len(requested) - len(pairs),
+        _share(asked == got), *_mean_and_high(control), len(requested) - len(pairs), how, ceiling,
     )  # fmt: skip
 
 

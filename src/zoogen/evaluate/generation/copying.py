@@ -23,8 +23,9 @@ class Copying:
         distance_ratio: median distance to the nearest training member, generated ÷ held-out.
         duplicates: share of the generated whose nearest training member is nearer than
             ``DUPLICATE`` times the held-out median.
-        overlap: mean over networks of the largest overlap of wrong predictions with a training
-            member, and the same of held-out members.
+        overlap, overlap_held_out: mean over networks of the largest overlap of wrong predictions
+            with a training member, on the view that the gate uses.
+        plain_overlap, plain_overlap_held_out: the same on the test images as they are.
         functional_ratio: median smallest distance of functions, generated ÷ held-out.
         functional_zu: the score of these distances.
     """
@@ -34,6 +35,8 @@ class Copying:
     duplicates: float
     overlap: float
     overlap_held_out: float
+    plain_overlap: float
+    plain_overlap_held_out: float
     functional_ratio: float
     functional_zu: float
 
@@ -51,6 +54,8 @@ def copying(generated: Nearest, held_out: Nearest) -> Copying:
         duplicates=_mean(relative_distances(generated, held_out) < DUPLICATE),
         overlap=_mean(generated.overlap),
         overlap_held_out=_mean(held_out.overlap),
+        plain_overlap=_mean(generated.plain),
+        plain_overlap_held_out=_mean(held_out.plain),
         functional_ratio=_ratio(generated.functional, held_out.functional),
         functional_zu=zu_score(generated.functional, held_out.functional),
     )

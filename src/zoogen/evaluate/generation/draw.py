@@ -11,26 +11,33 @@ import numpy as np
 from jaxtyping import Float
 
 from zoogen.evaluate.generation.conditioning import Conditioned
-from zoogen.evaluate.generation.report import Landscape, Report
+from zoogen.evaluate.generation.report import Report, over_seeds
+from zoogen.evaluate.generation.starts import SCRATCH
 from zoogen.evaluate.generation.table import cost_rows
 from zoogen.report.canvas import GREY, head_line, place, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 Panel = Callable[["Axes"], None]
 Reports = Sequence[Report]
 
 # In inches.
 _COLUMNS, _SIDE, _ACROSS, _DOWN = 4, 2.3, 3.1, 3.0
-_LEFT, _TOP = 0.75, 1.15
+_LEFT, _TOP = 0.75, 0.95  # above the panels without the legend
+_LINE, _LETTER, _HANDLE = 0.17, 0.062, 0.55  # of the legend: a line, a letter, a sample of a line
 _COST, _UNDER = 0.2, 0.3  # height of a line of the cost table, and of what is around it
 
-# Okabe & Ito (2008), *Color universal design*.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+# Okabe & Ito (2008), *Color universal design*, and two of Tol (2021), *Colour schemes*.
+COLOURS = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#999933",
+)  # fmt: skip
 REAL = "#222222"
 DASHES = ("--", ":", "-.")
+MARKERS = (".", "v", "s", "^", "D", "x", "+", "1")  # of baselines
+NAMED = 3  # generators that the title names
 _DOTS: dict[str, Any] = {"s": 5, "alpha": 0.35, "linewidths": 0}
 
 
@@ -47,12 +54,14 @@ def page(reports: Reports) -> Figure:
         rows = math.ceil(len(panels) / _COLUMNS)
         foot = _COST * len(costs) + _UNDER if len(costs) > 1 else 0.0
         width = _LEFT + _COLUMNS * _ACROSS
-        height = _TOP + rows * _DOWN + foot
+        handles = _handles(reports)
+        top = _TOP + _LINE * math.ceil(len(handles) / _legend_columns(handles, width))
+        height = top + rows * _DOWN + foot
         figure = Figure(figsize=(width, height))
-        _head(figure, reports)
+        _head(figure, reports, handles)
         for number, panel in enumerate(panels):
             row, column = divmod(number, _COLUMNS)
-            bottom = height - _TOP - row * _DOWN - _SIDE
+            bottom = height - top - row * _DOWN - _SIDE
             panel(place(figure, _LEFT + column * _ACROSS, bottom, _SIDE, _SIDE))
         if foot:
             _cost_table(place(figure, _LEFT, 0.15, width - 2 * _LEFT, foot - _UNDER), costs)
@@ -65,37 +74,62 @@ def _panels(reports: Reports) -> list[Panel]:
         for of in (_accuracies, _plane, _distances, _overlaps, _diversity, _yields, _ensembles)
     ]
     conditioned = [(r, c) for r in reports for c in r.conditions]
-    measured = [(r, metric) for r in reports for metric in r.landscape]
-    every += [partial(_starts, report=r) for r in reports if r.starts]
+    metrics = dict.fromkeys(found.metric for r in reports for found in r.landscape)
+    if any(report.starts for report in reports):
+        every.append(partial(_starts, reports=reports))
+    if any(report.scaling for report in reports):
+        every += [partial(_scaling, reports=reports, of=of) for of in _SCALING]
     every += [partial(_condition, report=r, condition=c) for r, c in conditioned]
-    every += [partial(_landscape, report=r, metric=metric) for r, metric in measured]
+    every += [partial(_landscape, reports=reports, metric=metric) for metric in metrics]
     return every
 
 
-def _head(figure: Figure, reports: Reports) -> None:
+def _head(figure: Figure, reports: Reports, handles: list[Line2D]) -> None:
+    first, count = reports[0], len(reports)
+    names = ", ".join(report.name for report in reports)
+    facts = [f"{len(first.held_out.accuracy)} held-out members", f"overlaps on {first.view}"]
+    title = f"Generated weights: {names if count <= NAMED else f'{count} generators'}"
+    head_line(figure, title, facts)
+    width, height = figure.get_size_inches()
+    figure.legend(
+        handles=handles, loc="upper left", bbox_to_anchor=(0.15 / width, 1 - 0.57 / height),
+        ncols=_legend_columns(handles, width), frameon=False, fontsize=8, borderpad=0,
+        borderaxespad=0, labelspacing=0.3,
+    )  # fmt: skip
+
+
+def _handles(reports: Reports) -> list[Line2D]:
+    """Held-out members, generators, baselines, with all that a legend says of them."""
     from matplotlib.lines import Line2D
 
-    first = reports[0]
-    names = ", ".join(report.name for report in reports)
-    facts = [
-        f"{len(first.held_out.accuracy)} held-out members",
-        *(f"{r.name}: {r.samples} samples, {len(r.by_seed)} seeds" for r in reports),
-    ]
-    head_line(figure, f"Generated weights: {names}", facts)
     handles = [Line2D([], [], color=REAL, label="held-out members", linewidth=2)]
     handles += [
-        Line2D([], [], color=_colour(k), label=report.name, linewidth=2)
+        Line2D([], [], color=_colour(k), label=_label(report), linewidth=2)
         for k, report in enumerate(reports)
     ]
-    handles += [
-        Line2D([], [], color=GREY, linestyle=_dash(k), marker=".", label=f"baseline: {curve.name}")
-        for k, curve in enumerate(first.curves)
+    return handles + [
+        Line2D(
+            [],
+            [],
+            color=GREY,
+            linestyle=_dash(k),
+            marker=_marker(k),
+            markersize=4,
+            label=f"baseline: {curve.name}",
+        )
+        for k, curve in enumerate(reports[0].curves)
     ]
-    height = figure.get_size_inches()[1]
-    figure.legend(
-        handles=handles, loc="upper left", bbox_to_anchor=(0.01, 1 - 0.55 / height), ncols=8,
-        frameon=False, fontsize=8, borderpad=0,
-    )  # fmt: skip
+
+
+def _label(report: Report) -> str:
+    fits = f", {report.fits} fits" if report.fits > 1 else ""
+    return f"{report.name} ({report.samples} samples{fits})"
+
+
+def _legend_columns(handles: list[Line2D], width: float) -> int:
+    """As many as fit, all as wide as the longest label."""
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    return max(1, int((width - 0.3) / (_HANDLE + _LETTER * longest)))
 
 
 def _colour(number: int) -> str:
@@ -104,6 +138,10 @@ def _colour(number: int) -> str:
 
 def _dash(number: int) -> str:
     return DASHES[number % len(DASHES)]
+
+
+def _marker(number: int) -> str:
+    return MARKERS[number % len(MARKERS)]
 
 
 def _finite(values: Sequence[float]) -> Float[np.ndarray, " n"]:
@@ -134,8 +172,11 @@ def _plane(axes: Axes, reports: Reports) -> None:
     for k, curve in enumerate(first.curves):
         overlap = [point.overlap for point in curve.points]
         accuracy = [100 * point.accuracy for point in curve.points]
-        axes.plot(overlap, accuracy, color=GREY, linestyle=_dash(k), marker=".", linewidth=1)
-        for point in curve.points:
+        axes.plot(
+            overlap, accuracy, color=GREY, linestyle=_dash(k), marker=_marker(k), markersize=4,
+            linewidth=1,
+        )  # fmt: skip
+        for point in curve.points if len(curve.points) > 1 else ():
             if math.isfinite(point.overlap):
                 at = (point.overlap, 100 * point.accuracy)
                 axes.annotate(
@@ -237,20 +278,53 @@ def _ensembles(axes: Axes, reports: Reports) -> None:
     axes.set_ylabel("test accuracy, %")
 
 
-# ----------------------------------------------------------------------------- of one generator
-def _starts(axes: Axes, report: Report) -> None:
-    for k, start in enumerate(report.starts):
+def _starts(axes: Axes, reports: Reports) -> None:
+    """Trained on from samples and from their nearest training members; scratch once."""
+    first = next(report for report in reports if report.starts)
+    shown = [
+        (start, REAL if start.name == SCRATCH else _colour(k))
+        for k, report in enumerate(reports)
+        for start in report.starts
+        if start.name != SCRATCH or report is first
+    ]
+    for start, colour in shown:
         places = np.arange(len(start.epochs))
         axes.errorbar(
             places, 100 * np.asarray(start.accuracy), 100 * np.asarray(start.deviation),
-            color=_colour(k), marker=".", capsize=2, linewidth=1.2,
-            label=f"{start.name}, rate {start.rate:g}",
+            color=colour, linestyle=_START_LINES.get(start.name, "-"), marker=".", capsize=2,
+            linewidth=1.2,
         )  # fmt: skip
         axes.set_xticks(places, [str(epoch) for epoch in start.epochs])
-    axes.legend(fontsize=6, frameon=False, loc="lower right")
-    axes.set_title(f"{report.name}: training from it")
-    axes.set_xlabel("epochs")
+    axes.set_title("Training on; dashed: nearest, dotted: scratch", size=8)
+    axes.set_xlabel("epochs, each at its best learning rate")
     axes.set_ylabel("test accuracy, %")
+
+
+_START_LINES = {"nearest": "--", SCRATCH: ":"}
+
+
+def _scaling(axes: Axes, reports: Reports, of: str) -> None:
+    """A figure of :class:`SeedResults` from few to many training runs."""
+    words, scale = _SCALING[of]
+    curves = [(k, report.scaling) for k, report in enumerate(reports) if report.scaling]
+    for k, points in curves:
+        mean, deviation = scale * np.array([over_seeds(p.by_seed, of) for p in points]).T
+        axes.errorbar(
+            [point.members for point in points], mean, np.nan_to_num(deviation), color=_colour(k),
+            marker="o", markersize=4, capsize=2, linewidth=1.2,
+        )  # fmt: skip
+    members = [point.members for point in curves[0][1]]
+    real = [scale * point.nominal if of == "novel_yield" else 0 for point in curves[0][1]]
+    axes.plot(members, real, color=REAL, linewidth=1.2)
+    axes.set_xscale("log")
+    axes.set_title(words)
+    axes.set_xlabel("training runs")
+
+
+_SCALING = {"zu": ("ZU, ideal: 0", 1.0), "novel_yield": ("Yield %, black: held-out", 100.0)}
+
+
+# ----------------------------------------------------------------------------- of one generator
 
 
 def _condition(axes: Axes, report: Report, condition: Conditioned) -> None:
@@ -276,21 +350,30 @@ def _condition(axes: Axes, report: Report, condition: Conditioned) -> None:
     axes.set_xlabel(
         f"requested · {measure} {condition.agreement:.2f}, shuffled ≤ {condition.shuffled_high:.2f}"
     )
-    axes.set_ylabel("achieved")
+    read = not math.isnan(condition.ceiling)
+    axes.set_ylabel(f"read from weights, ≤ {condition.ceiling:.2f}" if read else "achieved")
 
 
-def _landscape(axes: Axes, report: Report, metric: Landscape) -> None:
-    sides = [_finite(metric.real), _finite(metric.generated)]
-    axes.boxplot(sides, widths=0.6, showfliers=False, medianprops={"color": COLOURS[1]})
+# -------------------------------------------------------------------------------- of all, again
+def _landscape(axes: Axes, reports: Reports, metric: str) -> None:
+    """Held-out members, then each generator in its colour."""
+    found = [(k, m) for k, r in enumerate(reports) for m in r.landscape if m.metric == metric]
+    sides = [_finite(found[0][1].real), *(_finite(m.generated) for _, m in found)]
+    colours = [REAL, *(_colour(k) for k, _ in found)]
     rng = np.random.default_rng(0)
-    for k, (values, colour) in enumerate(zip(sides, (REAL, COLOURS[0]), strict=True)):
-        aside = k + 1 + rng.uniform(-0.2, 0.2, values.size)
-        axes.scatter(aside, values, color=colour, **_DOTS)
-    positive = np.concatenate(sides)
-    if positive.size and positive.min() > 0 and positive.max() > 30 * positive.min():
+    for k, (values, colour) in enumerate(zip(sides, colours, strict=True)):
+        axes.scatter(k + rng.uniform(-0.25, 0.25, values.size), values, color=colour, **_DOTS)
+        if values.size:
+            low, middle, high = np.quantile(values, [0.1, 0.5, 0.9])
+            axes.plot([k, k], [low, high], color=colour, linewidth=3, solid_capstyle="butt")
+            axes.plot([k], [middle], "o", color="white", markeredgecolor=colour, markersize=5)
+    together = np.concatenate(sides)
+    if together.size and together.min() > 0 and together.max() > 30 * together.min():
         axes.set_yscale("log")
-    axes.set_xticks([1, 2], ["held-out", report.name])
-    axes.set_title(metric.metric)
+    axes.set_xlim(-0.6, len(sides) - 0.4)
+    axes.set_xticks([])  # colours stand in the legend
+    axes.set_title(metric.replace("_", " "))
+    axes.set_xlabel("q10–50–90, in the order of the legend", size=7)
 
 
 def _cost_table(axes: Axes, rows: list[list[str]]) -> None:

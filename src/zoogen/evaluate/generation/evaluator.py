@@ -7,9 +7,9 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int, Shaped
+from jaxtyping import Bool, Float, Float32, Shaped
 
-from zoogen.data import Dataset
+from zoogen.data import Dataset, normalise
 from zoogen.errors import ConfigError
 from zoogen.evaluate.generation.behaviour import (
     Images,
@@ -22,7 +22,9 @@ from zoogen.evaluate.generation.ensembles import ensemble_gains
 from zoogen.evaluate.generation.frame import Frame, frame_of
 from zoogen.evaluate.generation.neighbours import CANDIDATES, Known, Nearest, nearest
 from zoogen.evaluate.generation.novelty import Curve, Point
+from zoogen.evaluate.generation.views import NEAR, Exam, View, Wrong, choose_view
 from zoogen.generators.parts import SMALLEST, Parts
+from zoogen.merging import recompute_statistics
 from zoogen.networks import Network
 from zoogen.params import ParamSpec
 
@@ -30,18 +32,6 @@ PROBES = 200  # images on which functions are compared
 SIGMAS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.2)
 NOISED = 100  # networks of each size of noise
 ENSEMBLED = 200  # networks that ensembles are drawn from
-
-
-class Exam(NamedTuple):
-    """What networks are tested on.
-
-    Attributes:
-        images: with the statistics of the training images.
-        labels: their classes.
-    """
-
-    images: Images
-    labels: Int[np.ndarray, " b"]
 
 
 def exam_of(dataset: Dataset) -> tuple[Exam, Images]:
@@ -106,15 +96,28 @@ class Evaluator:
             f"{len(self._exam.labels)} test images>"
         )
 
+    @property
+    def members(self) -> int:
+        """Training members."""
+        return len(self._train)
+
     # ------------------------------------------------------------------------- single networks
     def accuracies(self, weights: Float[np.ndarray, "n p"]) -> Float[np.ndarray, " n"]:
         """Test accuracy of networks, 0 to 1; 0 where weights or outputs are not finite."""
         return 1 - self.wrong(weights).mean(axis=1)
 
+    def recalibrated_accuracies(self, weights: Float[np.ndarray, "n p"]) -> Float[np.ndarray, " n"]:
+        """Test accuracy after running statistics of norms are computed anew on the probes."""
+        values = checked(self.network.spec, weights)
+        images = normalise(*self._probes)
+        return self.accuracies(recompute_statistics(self.network, values, images))
+
     def wrong(self, weights: Float[np.ndarray, "n p"]) -> Bool[np.ndarray, "n b"]:
         """Which test images networks get wrong."""
-        values = checked(self.network.spec, weights)
-        return wrong_predictions(self.network, values, *self._exam)
+        return self._wrong_on(self._exam, checked(self.network.spec, weights))
+
+    def _wrong_on(self, exam: Exam, values: Float[np.ndarray, "n p"]) -> Bool[np.ndarray, "n b"]:
+        return wrong_predictions(self.network, values, *exam)
 
     def ensemble_gains(self, weights: Float[np.ndarray, "n p"]) -> dict[int, float]:
         """Gain in test accuracy of ensembles of networks over one of them, by size.
@@ -134,7 +137,9 @@ class Evaluator:
         """
         values = checked(self.network.spec, weights)
         features = functional_features(probabilities(self.network, values, self._probes))
-        return Known(self.frame.place(values), features, self.wrong(values))
+        wrong = self.wrong(values)
+        hard = self._wrong_on(self.view.exam, values) if self.view.level else wrong
+        return Known(self.frame.place(values), features, wrong, hard)
 
     def neighbours(self, networks: Known) -> Nearest:
         """What lies nearest to networks among the training members."""
@@ -149,6 +154,18 @@ class Evaluator:
     def frame(self) -> Frame:
         """The common frame of the training members."""
         return frame_of(self.network.spec, self._train)
+
+    @cached_property
+    def view(self) -> View:
+        """The view of the test images on which overlaps are taken; training members, near copies of
+        them and held-out members decide."""
+        sides = self._train, self._held_out, self.noisy_members(NEAR, NOISED)
+
+        def wrong(exam: Exam) -> tuple[Wrong, Wrong, Wrong]:
+            members, real, copies = (self._wrong_on(exam, values) for values in sides)
+            return members, real, copies
+
+        return choose_view(self._exam, wrong)
 
     @cached_property
     def _members(self) -> Known:

@@ -33,11 +33,14 @@ class Known(NamedTuple):
         features: of their functions, see
             :func:`~zoogen.evaluate.generation.behaviour.functional_features`.
         wrong: the test images that they get wrong.
+        hard: what they get wrong of a view of the test images that tells networks apart, see
+            :mod:`~zoogen.evaluate.generation.views`.
     """
 
     placed: Float[np.ndarray, "m p"]
     features: Float32[np.ndarray, "m f"]
     wrong: Bool[np.ndarray, "m b"]
+    hard: Bool[np.ndarray, "m v"]
 
     def rows(self, rows: slice) -> Known:
         """Some of the networks."""
@@ -51,13 +54,16 @@ class Nearest(NamedTuple):
         member: the nearest by weights, −1 where there is none.
         distance: its Euclidean distance after alignment.
         functional: the smallest Hellinger distance of predictions, to any member.
-        overlap: the largest intersection over union of wrong predictions, with any member.
+        overlap: the largest intersection over union of wrong predictions on the view, with any
+            member.
+        plain: the same on the test images as they are.
     """
 
     member: Int[np.ndarray, " m"]
     distance: Float[np.ndarray, " m"]
     functional: Float[np.ndarray, " m"]
     overlap: Float[np.ndarray, " m"]
+    plain: Float[np.ndarray, " m"]
 
 
 def nearest(
@@ -73,11 +79,11 @@ def nearest(
             many by each other criterion; ``None`` matches all pairs.
 
     Returns:
-        Exact ``functional`` and ``overlap``. The distance is that of the best candidate after
+        Exact ``functional`` and overlaps. The distance is that of the best candidate after
         matching; it is never above the distance in the common frame of the nearest there.
     """
     count = len(networks.placed)
-    whole = Nearest(np.full(count, -1), *(np.full(count, np.nan) for _ in range(3)))
+    whole = Nearest(np.full(count, -1), *(np.full(count, np.nan) for _ in range(4)))
     size = max(1, BLOCK_NUMBERS // len(members.placed))
     for begin in range(0, count, size):
         here = slice(begin, begin + size)
@@ -89,7 +95,7 @@ def nearest(
 
 def _nearest(spec: ParamSpec, networks: Known, members: Known, candidates: int | None) -> Nearest:
     functional = _distances(networks.features, members.features)
-    overlap = wrong_overlap(networks.wrong, members.wrong)
+    overlap = wrong_overlap(networks.hard, members.hard)
     chosen = _candidates(spec, networks, members, (functional, -overlap), candidates)
     distances = np.full(overlap.shape, np.inf)
     distances[chosen] = aligned_distances(
@@ -101,6 +107,7 @@ def _nearest(spec: ParamSpec, networks: Known, members: Known, candidates: int |
         distances.min(axis=1),
         np.linalg.norm(networks.features - closest, axis=1),  # exact, where copies make it small
         overlap.max(axis=1),
+        wrong_overlap(networks.wrong, members.wrong).max(axis=1),
     )
 
 

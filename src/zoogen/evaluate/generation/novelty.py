@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 
 from zoogen.evaluate.generation.copying import relative_distances
 from zoogen.evaluate.generation.neighbours import Nearest
+from zoogen.evaluate.generation.views import QUANTILE
 
 FAR_ENOUGH = 0.9  # of the held-out median distance
 
@@ -22,7 +23,7 @@ class Gate:
         distance_ratio: at least, see
             :func:`~zoogen.evaluate.generation.copying.relative_distances`.
         overlap: of wrong predictions with a training member, at most; the 90 % quantile of
-            held-out members.
+            held-out members, on the view of :mod:`~zoogen.evaluate.generation.views`.
     """
 
     accuracy: float
@@ -47,7 +48,9 @@ class Gate:
 def gate_of(accuracy: Float[np.ndarray, " m"], held_out: Nearest) -> Gate:
     """The gate that held-out members set."""
     return Gate(
-        float(np.quantile(accuracy, 0.1)), FAR_ENOUGH, float(np.quantile(held_out.overlap, 0.9))
+        float(np.quantile(accuracy, 0.1)),
+        FAR_ENOUGH,
+        float(np.quantile(held_out.overlap, QUANTILE)),
     )
 
 

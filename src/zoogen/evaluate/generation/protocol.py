@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from zoogen.errors import ConfigError
 from zoogen.evaluate.generation.conditioning import Conditioned
@@ -16,7 +17,7 @@ from zoogen.evaluate.generation.cost import Cost
 from zoogen.evaluate.generation.diversity import diversity
 from zoogen.evaluate.generation.ensembles import SIZES
 from zoogen.evaluate.generation.evaluator import Evaluator, checked
-from zoogen.evaluate.generation.neighbours import Nearest
+from zoogen.evaluate.generation.neighbours import Known, Nearest
 from zoogen.evaluate.generation.novelty import (
     Curve,
     Point,
@@ -28,7 +29,9 @@ from zoogen.evaluate.generation.report import (
     Landscape,
     Networks,
     Report,
+    Scaled,
     SeedResults,
+    Spread,
     spread_of,
 )
 from zoogen.evaluate.generation.starts import Start
@@ -46,6 +49,8 @@ class Beside:
         conditions: from ``rank_agreement`` and ``class_agreement``.
         cost: of generating, and of training fresh networks.
         landscape: metric → values of generated networks and of real ones.
+        fits: of the generator.
+        notes: of what falls short, beside those that are found here.
     """
 
     curves: tuple[Curve, ...] = ()
@@ -53,6 +58,8 @@ class Beside:
     conditions: tuple[Conditioned, ...] = ()
     cost: Cost | None = None
     landscape: Mapping[str, tuple[Sequence[float], Sequence[float]]] = field(default_factory=dict)
+    fits: int = 1
+    notes: tuple[str, ...] = ()
 
 
 def evaluate_samples(
@@ -86,6 +93,82 @@ def evaluate_samples(
         ConfigError: if there are no samples, they have another shape than the population, or
             seeds are not one per sample.
     """
+    judged = judge(evaluator, weights, seeds, name)
+    accuracy, found, real = judged.accuracy, judged.finite, evaluator.real_neighbours
+    noise = evaluator.noise_curve() if noise is None else noise
+    place = _point(name, accuracy, found, real)
+    real_place = _point("held-out members", evaluator.real_accuracies, real, real)
+    curves = (noise, *beside.curves)
+    of_seeds = by_seed(evaluator, judged)
+    invalid = int((~judged.usable).sum())
+    return Report(
+        name=name,
+        members=evaluator.members,
+        fits=beside.fits,
+        samples=len(accuracy),
+        invalid=invalid,
+        selection=selection,
+        notes=(*_notes(len(accuracy), len(of_seeds), invalid, selection), *beside.notes),
+        view=evaluator.view.words,
+        leak=evaluator.view.leak,
+        accuracy=spread_of(accuracy),
+        real_accuracy=spread_of(evaluator.real_accuracies),
+        recalibrated=_recalibrated(evaluator, judged.weights),
+        copying=copying(found, real),
+        diversity=diversity(evaluator.network.spec, judged.known, evaluator.real),
+        novelty=novelty_yield(accuracy, judged.found, evaluator.real_accuracies, real),
+        by_seed=of_seeds,
+        scaling=(),
+        place=place,
+        curves=curves,
+        gains=tuple(gain_at_equal_novelty(place, curve) for curve in curves),
+        real_gains=tuple(gain_at_equal_novelty(real_place, curve) for curve in curves),
+        ensembles=_ensembles(evaluator, judged.weights[judged.usable], noise, accuracy),
+        starts=beside.starts,
+        conditions=beside.conditions,
+        cost=beside.cost,
+        landscape=tuple(
+            Landscape(metric, tuple(map(float, ours)), tuple(map(float, others)))
+            for metric, (ours, others) in beside.landscape.items()
+        ),
+        generated=_networks(accuracy, judged.found, real),
+        held_out=_networks(evaluator.real_accuracies, real, real),
+    )
+
+
+class Judged(NamedTuple):
+    """Networks and what an evaluator found of them.
+
+    Attributes:
+        weights: of all.
+        seeds: of the generator, one per network.
+        usable: those with finite weights and outputs.
+        accuracy: 0 where they are not.
+        known: of the usable ones.
+        finite: neighbours of the usable ones.
+        found: neighbours of all, NaN for the others.
+    """
+
+    weights: Float[np.ndarray, "n p"]
+    seeds: Int[np.ndarray, " n"]
+    usable: Bool[np.ndarray, " n"]
+    accuracy: Float[np.ndarray, " n"]
+    known: Known
+    finite: Nearest
+    found: Nearest
+
+
+def judge(
+    evaluator: Evaluator,
+    weights: Float[np.ndarray, "n p"],
+    seeds: Int[np.ndarray, " n"] | None = None,
+    name: str = "generator",
+) -> Judged:
+    """Accuracies and neighbours of samples; see :func:`evaluate_samples`.
+
+    Raises:
+        ConfigError: see there.
+    """
     values = checked(evaluator.network.spec, weights)
     seeds = np.zeros(len(values), int) if seeds is None else np.asarray(seeds)
     if not len(values) or seeds.shape != (len(values),):
@@ -97,42 +180,24 @@ def evaluate_samples(
     known = evaluator.known(values[usable])
     accuracy = np.zeros(len(values))
     accuracy[usable] = 1 - known.wrong.mean(axis=1)
-    found, real = evaluator.neighbours(known), evaluator.real_neighbours
-    everywhere = _filled(found, usable)
-    noise = evaluator.noise_curve() if noise is None else noise
-    place = _point(name, accuracy, found, real)
-    real_place = _point("held-out members", evaluator.real_accuracies, real, real)
-    curves = (noise, *beside.curves)
-    return Report(
-        name=name,
-        samples=len(values),
-        invalid=int((~usable).sum()),
-        selection=selection,
-        notes=_notes(len(values), len(set(seeds.tolist())), int((~usable).sum()), selection),
-        accuracy=spread_of(accuracy),
-        real_accuracy=spread_of(evaluator.real_accuracies),
-        copying=copying(found, real),
-        diversity=diversity(evaluator.network.spec, known, evaluator.real),
-        novelty=novelty_yield(accuracy, everywhere, evaluator.real_accuracies, real),
-        by_seed=tuple(
-            _of_seed(evaluator, int(seed), accuracy, everywhere, seeds == seed)
-            for seed in dict.fromkeys(seeds.tolist())
-        ),
-        place=place,
-        curves=curves,
-        gains=tuple(gain_at_equal_novelty(place, curve) for curve in curves),
-        real_gains=tuple(gain_at_equal_novelty(real_place, curve) for curve in curves),
-        ensembles=_ensembles(evaluator, values[usable], noise, accuracy),
-        starts=beside.starts,
-        conditions=beside.conditions,
-        cost=beside.cost,
-        landscape=tuple(
-            Landscape(metric, tuple(map(float, ours)), tuple(map(float, others)))
-            for metric, (ours, others) in beside.landscape.items()
-        ),
-        generated=_networks(accuracy, everywhere, real),
-        held_out=_networks(evaluator.real_accuracies, real, real),
+    found = evaluator.neighbours(known)
+    return Judged(values, seeds, usable, accuracy, known, found, _filled(found, usable))
+
+
+def by_seed(evaluator: Evaluator, judged: Judged) -> tuple[SeedResults, ...]:
+    """The main figures for the samples of each seed."""
+    return tuple(
+        _of_seed(evaluator, int(seed), judged.accuracy, judged.found, judged.seeds == seed)
+        for seed in dict.fromkeys(judged.seeds.tolist())
     )
+
+
+def scale_point(evaluator: Evaluator, judged: Judged) -> Scaled:
+    """What is told of a generator with so many training runs."""
+    real = evaluator.real_neighbours
+    passed = novelty_yield(judged.accuracy, judged.found, evaluator.real_accuracies, real)
+    zu = copying(judged.finite, real).zu
+    return Scaled(evaluator.members, zu, passed.nominal, by_seed(evaluator, judged))
 
 
 def _notes(samples: int, seeds: int, invalid: int, selection: str) -> tuple[str, ...]:
@@ -146,6 +211,12 @@ def _notes(samples: int, seeds: int, invalid: int, selection: str) -> tuple[str,
     if selection:
         notes.append(f"samples were selected: {selection}")
     return tuple(notes)
+
+
+def _recalibrated(evaluator: Evaluator, weights: np.ndarray) -> Spread | None:
+    if not evaluator.network.spec.statistics:
+        return None
+    return spread_of(evaluator.recalibrated_accuracies(weights))
 
 
 def _filled(found: Nearest, usable: np.ndarray) -> Nearest:

@@ -56,6 +56,31 @@ class SeedResults:
 
 
 @dataclass(frozen=True)
+class Scaled:
+    """What a generator reaches that was fitted on so many runs, all judged by the same held-out
+    members.
+
+    Attributes:
+        members: training runs.
+        zu: of all samples, against these training runs.
+        nominal: yield of held-out members against these training runs.
+        by_seed: the main figures for each seed.
+    """
+
+    members: int
+    zu: float
+    nominal: float
+    by_seed: tuple[SeedResults, ...]
+
+
+def over_seeds(results: Sequence[SeedResults], quantity: str) -> tuple[float, float]:
+    """Mean and standard deviation of a quantity of :class:`SeedResults` over seeds."""
+    values = np.array([getattr(result, quantity) for result in results])
+    deviation = values.std(ddof=1) if len(values) > 1 else np.nan
+    return float(values.mean()), float(deviation)
+
+
+@dataclass(frozen=True)
 class Ensembles:
     """Ensembles of networks from one source.
 
@@ -97,13 +122,20 @@ class Report:
 
     Attributes:
         name: of the generator.
-        samples: that were judged.
+        members: training runs that it saw.
+        fits: of the generator, with other seeds.
+        samples: that were judged, of all fits.
         invalid: of these, with weights or outputs that are not finite.
         selection: how samples were chosen; empty for unselected ones.
         notes: what falls short of the protocol.
+        view: images on which overlaps are taken, and ``leak``, the share of near copies (training
+            members with noise 0.05) that pass the gate of overlaps there.
         accuracy, real_accuracy: of samples and of held-out members.
+        recalibrated: accuracy after running statistics of norms are computed anew on training
+            images; ``None`` for networks without them.
         copying, diversity, novelty: see there.
         by_seed: the main figures for each generator seed.
+        scaling: the same from few to many training runs; empty where there is one number of them.
         place: of the generator in the plane of accuracy and novelty.
         curves, gains: of baselines, and what is gained over them at equal novelty.
         real_gains: what held-out members gain over them: all that there is to gain.
@@ -115,16 +147,22 @@ class Report:
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(ser_json_inf_nan="strings")
 
     name: str
+    members: int
+    fits: int
     samples: int
     invalid: int
     selection: str
     notes: tuple[str, ...]
+    view: str
+    leak: float
     accuracy: Spread
     real_accuracy: Spread
+    recalibrated: Spread | None
     copying: Copying
     diversity: Diversity
     novelty: Yield
     by_seed: tuple[SeedResults, ...]
+    scaling: tuple[Scaled, ...]
     place: Point
     curves: tuple[Curve, ...]
     gains: tuple[Gain, ...]
@@ -139,9 +177,7 @@ class Report:
 
     def over_seeds(self, quantity: str) -> tuple[float, float]:
         """Mean and standard deviation of a quantity of :class:`SeedResults` over seeds."""
-        values = np.array([getattr(result, quantity) for result in self.by_seed])
-        deviation = values.std(ddof=1) if len(values) > 1 else np.nan
-        return float(values.mean()), float(deviation)
+        return over_seeds(self.by_seed, quantity)
 
 
 def to_json(reports: Sequence[Report]) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from zoogen.evaluate.generation.report import Report
+from zoogen.evaluate.generation.conditioning import Conditioned
+from zoogen.evaluate.generation.report import Report, Spread, over_seeds
 
 Row = Callable[[Report], str]
 
@@ -18,7 +19,7 @@ def generation_table(reports: Sequence[Report]) -> str:
     for name, (ideal, real, of) in _rows(reports).items():
         lines.append([name, ideal, real(first) if real else "", *[of(r) for r in reports]])
     text = "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in lines)
-    return "\n\n".join([text, *_remarks(reports), *_costs(reports)]) + "\n"
+    return "\n\n".join([text, *_remarks(reports), *_scaling(reports), *_costs(reports)]) + "\n"
 
 
 def number(value: float, digits: int = 2) -> str:
@@ -41,11 +42,12 @@ def percent(value: float) -> str:
 def _rows(reports: Sequence[Report]) -> dict[str, tuple[str, Row | None, Row]]:
     """Measure → its ideal, its value for held-out members, and its value for a generator."""
     rows: dict[str, tuple[str, Row | None, Row]] = {
+        "training runs / fits": ("", None, lambda r: f"{r.members} / {r.fits}"),
         "samples (not finite)": ("≥ 500 (0)", None, lambda r: f"{r.samples} ({r.invalid})"),
         "accuracy %, mean ± std": (
             "as held-out",
-            lambda r: f"{percent(r.real_accuracy.mean)} ± {percent(r.real_accuracy.std)}",
-            lambda r: f"{percent(r.accuracy.mean)} ± {percent(r.accuracy.std)}",
+            lambda r: _spread(r.real_accuracy),
+            lambda r: _spread(r.accuracy),
         ),
         "accuracy %, mean ± std over seeds": ("", None, lambda r: _over_seeds(r, "accuracy", 100)),
         "accuracy %, q10 / 50 / 90 / best": (
@@ -59,7 +61,12 @@ def _rows(reports: Sequence[Report]) -> dict[str, tuple[str, Row | None, Row]]:
             "1", lambda r: "1.00", lambda r: number(r.copying.distance_ratio),
         ),
         "duplicates %": ("0", None, lambda r: percent(r.copying.duplicates)),
-        "largest overlap of wrong predictions": (
+        "largest overlap of wrong predictions, test images": (
+            "as held-out",
+            lambda r: number(r.copying.plain_overlap_held_out, 3),
+            lambda r: number(r.copying.plain_overlap, 3),
+        ),
+        "… on the view of the gate": (
             "as held-out",
             lambda r: number(r.copying.overlap_held_out, 3),
             lambda r: number(r.copying.overlap, 3),
@@ -88,6 +95,10 @@ def _rows(reports: Sequence[Report]) -> dict[str, tuple[str, Row | None, Row]]:
             ),
         ),
     }  # fmt: skip
+    if any(report.recalibrated for report in reports):
+        rows["accuracy %, running statistics computed anew"] = (
+            "", None, lambda r: _spread(r.recalibrated),
+        )  # fmt: skip
     for name in dict.fromkeys(gain.baseline for report in reports for gain in report.gains):
         rows[f"gain over {name} at equal novelty, points"] = (
             "as held-out", _gain_over(name, real=True), _gain_over(name),
@@ -98,11 +109,13 @@ def _rows(reports: Sequence[Report]) -> dict[str, tuple[str, Row | None, Row]]:
         )  # fmt: skip
     for name in dict.fromkeys(c.name for report in reports for c in report.conditions):
         rows[f"requested against achieved {name} (shuffled, 97.5 %)"] = (
-            "1",
-            None,
-            _agreement(name),
-        )
+            "1", _ceiling(name), _agreement(name),
+        )  # fmt: skip
     return rows
+
+
+def _spread(found: Spread | None) -> str:
+    return "–" if found is None else f"{percent(found.mean)} ± {percent(found.std)}"
 
 
 def _quantiles(report: Report, real: bool) -> str:
@@ -153,7 +166,7 @@ def _generated_ensemble(size: int) -> Row:
 
 def _agreement(name: str) -> Row:
     def of(report: Report) -> str:
-        found = next((c for c in report.conditions if c.name == name), None)
+        found = _condition(report, name)
         if found is None:
             return "–"
         return f"{number(found.agreement)} ({number(found.shuffled_high)})"
@@ -161,8 +174,23 @@ def _agreement(name: str) -> Row:
     return of
 
 
+def _ceiling(name: str) -> Row:
+    """What a model that reads the quantity from weights reaches on held-out members."""
+
+    def of(report: Report) -> str:
+        found = _condition(report, name)
+        return "" if found is None or math.isnan(found.ceiling) else number(found.ceiling)
+
+    return of
+
+
+def _condition(report: Report, name: str) -> Conditioned | None:
+    return next((found for found in report.conditions if found.name == name), None)
+
+
 def _remarks(reports: Sequence[Report]) -> list[str]:
     notes = [f"- {report.name}: {note}." for report in reports for note in report.notes]
+    notes += [f"- {r.name}, {c.name}: {c.how}." for r in reports for c in r.conditions]
     reasons = [
         f"- {report.name}, gain over {gain.baseline}: {gain.reason}."
         for report in reports
@@ -172,10 +200,42 @@ def _remarks(reports: Sequence[Report]) -> list[str]:
     gate = reports[0].novelty.gate
     words = (
         f"Yield: accuracy ≥ {percent(gate.accuracy)} %, distance ≥ {number(gate.distance_ratio)} "
-        f"of the held-out median, overlap ≤ {number(gate.overlap, 3)}. Standard deviations over "
-        "seeds, their number in brackets."
+        f"of the held-out median, overlap ≤ {number(gate.overlap, 3)} on {reports[0].view}, where "
+        f"{percent(reports[0].leak)} % of training members with noise of 0.05 pass. Gains are at "
+        "equal overlap on these images. Standard deviations over seeds, their number in brackets."
     )
     return [words, *(["\n".join([*notes, *reasons])] if notes or reasons else [])]
+
+
+def _scaling(reports: Sequence[Report]) -> list[str]:
+    """From few to many training runs, where there are several numbers of them."""
+    lines = [
+        [
+            report.name, str(point.members), str(len(point.by_seed)),
+            *(
+                f"{number(scale * mean, digits)} ± {number(scale * deviation, digits)}"
+                for quantity, scale, digits in SCALED
+                for mean, deviation in [over_seeds(point.by_seed, quantity)]
+            ),
+            percent(point.nominal),
+        ]
+        for report in reports
+        for point in report.scaling
+    ]  # fmt: skip
+    if not lines:
+        return []
+    head = [
+        "", "training runs", "seeds", "accuracy %", "ZU", "distance ÷ held-out", "overlap",
+        "yield %", "held-out yield %",
+    ]  # fmt: skip
+    words = "From few to many training runs, mean ± std over seeds; one held-out part for all\n\n"
+    return [words + _markdown([head, ["---"] * len(head), *lines])]
+
+
+SCALED = (
+    ("accuracy", 100, 1), ("zu", 1, 2), ("distance_ratio", 1, 2), ("overlap", 1, 3),
+    ("novel_yield", 100, 1),
+)  # fmt: skip
 
 
 def _costs(reports: Sequence[Report]) -> list[str]:

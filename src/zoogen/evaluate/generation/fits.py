@@ -1,0 +1,136 @@
+"""Runs put in order: fits of one generator, and generators that saw few and many training runs."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float32, Int
+
+from zoogen.errors import ConfigError
+from zoogen.generators import Run
+
+Values = Float32[np.ndarray, "n p"]
+
+
+class Samples(NamedTuple):
+    """Networks of all seeds of a generator.
+
+    Attributes:
+        weights: one row a network.
+        of_seed: seed of each: of its fit where there are several, else of the sample.
+        seconds: that sampling took once the program was compiled.
+    """
+
+    weights: Values
+    of_seed: Int[np.ndarray, " n"]
+    seconds: float
+
+
+class Fits(NamedTuple):
+    """Runs that differ in the seed of the fit alone: one generator, fitted several times."""
+
+    runs: tuple[Run, ...]
+
+    @property
+    def first(self) -> Run:
+        """A run that stands for all where the seed does not matter."""
+        return self.runs[0]
+
+    @property
+    def name(self) -> str:
+        """Of the generator: what the names of its runs begin with."""
+        first, *others = (run.config.name for run in self.runs)
+        while others and not all(name.startswith(first) for name in others):
+            first = first[:-1]
+        return first.rstrip("-_. ") or self.first.config.name
+
+    @property
+    def members(self) -> int:
+        """Training runs that it saw."""
+        return int(self.first.facts["members"]["train"])
+
+    @property
+    def seconds(self) -> float:
+        """Mean over fits of the time that one took."""
+        return float(np.mean([run.facts["fit"]["seconds"] for run in self.runs]))
+
+    @property
+    def note(self) -> str:
+        """What its seeds are seeds of."""
+        if not self.first.generator.trained:
+            return "seeds are of the samples; the fit draws nothing at random"
+        if len(self.runs) > 1:
+            return f"seeds are of {len(self.runs)} fits"
+        return (
+            "seeds are of the samples; the generator was fitted once. Give runs that differ in "
+            "training.seed, too"
+        )
+
+    def sampled(self, count: int, seeds: int) -> Samples:
+        """Unselected samples, dealt out over fits, or over seeds of the samples of a single one.
+
+        Args:
+            count: of all.
+            seeds: of the samples, where there is one fit.
+        """
+        several = len(self.runs) > 1
+        groups = len(self.runs) if several else seeds
+        group = np.arange(count) % groups
+        weights = np.empty((count, self.first.source.network.spec.size), np.float32)
+        counts = np.bincount(group).tolist()
+        for run in self.runs:
+            run.sample(counts[0], 0)
+        begin = time.perf_counter()
+        for number, size in enumerate(counts):
+            run = self.runs[number] if several else self.first
+            weights[group == number] = run.sample(size, number)
+        names = np.array([run.config.training.seed for run in self.runs])
+        return Samples(weights, names[group] if several else group, time.perf_counter() - begin)
+
+    def asked(self, rows: Float32[np.ndarray, "n e"], seed: int = 0) -> Values:
+        """One network a condition vector, dealt out over fits."""
+        weights = np.empty((len(rows), self.first.source.network.spec.size), np.float32)
+        for number, run in enumerate(self.runs):
+            mine = slice(number, None, len(self.runs))
+            if len(rows[mine]):
+                weights[mine] = run.sample_rows(rows[mine], seed)
+        return weights
+
+
+def generators_of(runs: Sequence[Run]) -> list[tuple[Fits, ...]]:
+    """Runs by generator, and of each from few to many training runs.
+
+    Runs whose configs differ in ``training.seed`` alone are fits of one generator; those that
+    differ in ``population.members`` are the same one with fewer or more training runs. Names do not
+    count.
+
+    Raises:
+        ConfigError: if there is no run, or two are the same fit.
+    """
+    if not runs:
+        raise ConfigError("evaluation: found no run, expected at least one")
+    found: dict[str, dict[int, list[Run]]] = {}
+    for run in runs:
+        points = found.setdefault(_identity(run), {})
+        fits = points.setdefault(int(run.facts["members"]["train"]), [])
+        same = [other for other in fits if other.config.training.seed == run.config.training.seed]
+        if same:
+            raise ConfigError(
+                f"evaluation: {run.path} and {same[0].path} are the same fit; give runs that "
+                "differ in training.seed"
+            )
+        fits.append(run)
+    return [
+        tuple(Fits(tuple(points[members])) for members in sorted(points))
+        for points in found.values()
+    ]
+
+
+def _identity(run: Run) -> str:
+    table = run.config.model_dump(mode="json")
+    del table["name"], table["population"]["members"], table["training"]["seed"]
+    return json.dumps(table, sort_keys=True)

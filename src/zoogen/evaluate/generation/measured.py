@@ -1,0 +1,206 @@
+"""What is measured on generated networks: their landscape, and whether they are what was asked for.
+
+Three ways, from direct to indirect. Metrics of single networks are measured as a zoo measures its
+members. A phase belongs to a cell of networks: some are sampled with one request and labelled
+together, by the rule of the zoo. What training was like can't be measured on a network that was
+never trained: it is read from the weights by a model that learned to on the training members.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from scipy.stats import spearmanr
+from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
+from threadpoolctl import threadpool_limits
+
+from zoogen import phases
+from zoogen.config import LandscapeConfig
+from zoogen.data import Dataset
+from zoogen.evaluate.generation.conditioning import Conditioned, class_agreement, rank_agreement
+from zoogen.evaluate.generation.fits import Fits, Values
+from zoogen.generators import Parted, Population, Run
+from zoogen.generators.conditions import Quantity
+from zoogen.keys import identity_words
+from zoogen.landscape import Measurement, measure_cohort, seed_pairs
+from zoogen.zoo import Zoo
+
+MEASURED = 100  # networks whose landscape is measured
+ASKED = 200  # networks that are asked for what held-out members are
+SHOWN = ("train_loss", "hessian_trace", "hessian_top", "weight_norm")
+SINGLE = ("performance", "curvature", "weights")  # groups of metrics of one network
+PHASE = "phase"
+CELLS, CELL_SIZE, CELL_PAIRS = 3, 5, 5  # cells for each phase, their networks, pairs of these
+TREES = 200
+
+
+class Setting(NamedTuple):
+    """Where networks are measured."""
+
+    run: Run
+    zoo: Zoo
+    dataset: Dataset
+
+
+def landscape_of(
+    setting: Setting, held_out: Population, weights: Values
+) -> dict[str, tuple[list[float], list[float]]]:
+    """Metric → values of the first ``MEASURED`` generated networks, and of held-out members."""
+    ours = _metrics(setting, weights[:MEASURED])
+    shown = [name for name in SHOWN if name in ours and name in held_out.table]
+    return {name: (ours[name].tolist(), held_out.table[name].dropna().tolist()) for name in shown}
+
+
+def conditions_of(setting: Setting, parts: Parted, fits: Fits) -> tuple[Conditioned, ...]:
+    """For every condition of a generator, what was asked for beside what came.
+
+    Requests are the conditions of held-out members, so that they are possible together; phases are
+    asked for alone.
+    """
+    conditioning = fits.first.conditioning
+    if not conditioning.quantities:
+        return ()
+    rows = np.random.default_rng(0).integers(len(parts.held_out), size=ASKED)
+    wanted = parts.held_out.table.iloc[rows]
+    asked = fits.asked(conditioning.of_members(wanted))
+    found = _metrics(setting, asked)
+    return tuple(
+        _conditioned(quantity, setting, parts, fits, wanted, asked, found)
+        for quantity in conditioning.quantities
+    )
+
+
+def _conditioned(
+    quantity: Quantity,
+    setting: Setting,
+    parts: Parted,
+    fits: Fits,
+    wanted: pd.DataFrame,
+    asked: Values,
+    found: pd.DataFrame,
+) -> Conditioned:
+    name = quantity.name
+    if name == PHASE:
+        return _phases(setting, fits, quantity)
+    if name in found:
+        requested = wanted[name].to_numpy(float)
+        return rank_agreement(name, requested, found[name].to_numpy(float), how="measured")
+    return _read(quantity, parts, wanted, asked)
+
+
+def _metrics(setting: Setting, weights: Values) -> pd.DataFrame:
+    """Metrics of single networks, as a zoo would store them."""
+    measured = _measure(setting, weights, SINGLE, np.zeros((0, 2), int))
+    columns = {
+        name: values[:, -1]
+        for name, values in measured.arrays.items()
+        if measured.dims[name] == ("member", "snapshot")
+    }
+    return pd.DataFrame(columns)
+
+
+def _measure(
+    setting: Setting, weights: Values, groups: tuple[str, ...], pairs: np.ndarray
+) -> Measurement:
+    config = setting.run.zoo_config
+    landscape = LandscapeConfig.model_validate(
+        {**config.landscape.model_dump(mode="json"), "metrics": groups}
+    )
+    return measure_cohort(
+        network=setting.run.source.network,
+        dataset=setting.dataset,
+        data=config.data,
+        landscape=landscape,
+        weights=np.asarray(weights)[:, None],
+        pairs=pairs,
+        label_noise=np.zeros(len(weights), np.float32),
+        member_words=np.stack([identity_words(f"sample {n}") for n in range(len(weights))]),
+    )
+
+
+# ------------------------------------------------------------------------------------------ phases
+def _phases(setting: Setting, fits: Fits, quantity: Quantity) -> Conditioned:
+    """Cells of networks that were asked for one phase, labelled by the thresholds of the zoo."""
+    classes = [name for name in quantity.classes if name in phases.PHASES]
+    requested = [name for name in classes for _ in range(CELLS)]
+    rows = np.concatenate(
+        [fits.first.conditioning.of_wish({PHASE: name}, CELL_SIZE) for name in requested]
+    )
+    weights = fits.asked(rows)
+    cells = [str(number // CELL_SIZE) for number in range(len(weights))]
+    pairs = seed_pairs(cells, CELL_PAIRS)
+    groups = ("performance", "connectivity", "similarity")
+    found = _measure(setting, weights, groups, pairs).arrays
+    by_cell = len(requested), -1
+    accuracy = found["train_accuracy"][:, -1].reshape(by_cell)
+    labels = phases.label(
+        100 * (1 - accuracy),
+        found["mode_connectivity"][:, -1].reshape(by_cell),
+        found["cka"][:, -1].reshape(by_cell),
+        _rule_of(setting.zoo),
+        failed=np.isnan(accuracy),
+        chance_error=100 * (1 - setting.zoo.facts["dataset"]["chance_accuracy"]),
+        pairs=pairs[:CELL_PAIRS],
+    )
+    how = f"cells of {CELL_SIZE} networks, labelled by the rule of the zoo"
+    return class_agreement(PHASE, requested, labels.phase.tolist(), how=how)
+
+
+def _rule_of(zoo: Zoo) -> phases.Rule:
+    """The rule that labelled the zoo, with the thresholds that it found there."""
+    labels = zoo.reader.labels()
+    rule = phases.load_rule(zoo.config.phases.rule)
+    stored = {} if labels is None else labels.info["thresholds"]
+    cuts = {
+        name: {"value": stored[name]["value"], "source": "as the zoo was labelled"}
+        for name in ("train_error", "mode_connectivity", "cka")
+        if name in stored
+    }
+    thresholds = rule.thresholds.model_dump(exclude_none=True) | cuts
+    return phases.Rule.model_validate(
+        {**rule.model_dump(exclude_none=True), "thresholds": thresholds}
+    )
+
+
+# ------------------------------------------------------------------------------- what was training
+def _read(quantity: Quantity, parts: Parted, wanted: pd.DataFrame, asked: Values) -> Conditioned:
+    """Read from statistics of the weights by trees; on held-out members stands how well they do."""
+    name, model = quantity.name, ExtraTreesClassifier if quantity.classes else ExtraTreesRegressor
+    reader = model(TREES, random_state=0, min_samples_leaf=2)
+    targets = [_targets(quantity, part.table[name]) for part in (parts.train, parts.held_out)]
+    known = pd.notna(targets[0])
+    with threadpool_limits(1):
+        reader.fit(_statistics(parts.train)[known], targets[0][known])
+        read_held_out = reader.predict(_statistics(parts.held_out))
+        usable = np.isfinite(asked).all(axis=1)
+        place = Population(parts.train.network, np.where(usable[:, None], asked, 0), wanted)
+        achieved = reader.predict(_statistics(place))
+    how = "read from the weights by trees"
+    if quantity.classes:
+        ceiling = float((read_held_out == targets[1]).mean())
+        kept = [value if fine else None for value, fine in zip(achieved, usable, strict=True)]
+        return class_agreement(name, wanted[name].tolist(), kept, how=how, ceiling=ceiling)
+    requested = _targets(quantity, wanted[name])
+    ceiling = float(spearmanr(targets[1], read_held_out, nan_policy="omit").statistic)
+    achieved = np.where(usable, achieved, np.nan)
+    return rank_agreement(name, requested, achieved, how=how, ceiling=ceiling)
+
+
+def _targets(quantity: Quantity, column: pd.Series) -> np.ndarray:
+    if quantity.classes:
+        return column.to_numpy(object)
+    values = column.to_numpy(float)
+    return np.log10(values) if quantity.logarithmic else values
+
+
+def _statistics(part: Population) -> Float[np.ndarray, "n f"]:
+    """Mean, deviation and quantiles of every tensor; no order of units matters."""
+    features = []
+    for tensor in part.network.spec.unflatten(part.values).values():
+        flat = np.asarray(tensor, np.float64).reshape(len(part), -1)
+        features += [flat.mean(axis=1), flat.std(axis=1), np.linalg.norm(flat, axis=1)]
+        features += list(np.quantile(flat, (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0), axis=1))
+    return np.clip(np.stack(features, axis=1), -1e6, 1e6)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -37,6 +38,7 @@ from zoogen.generators.flow import (
     Path as FlowPath,
 )
 from zoogen.generators.learned import _matched
+from zoogen.generators.units import unit_field
 from zoogen.generators.velocity import equivariant_field, vector_field
 from zoogen.params import Axis, ParamSpec
 from zoogen.population import over_members
@@ -65,7 +67,7 @@ metrics = ["performance", "weights"]
 SHORT = {"steps": 20, "batch_size": 16, "looks": 2}
 OPTIONS = {"pca-gaussian": {"components": 8}, "kde": {"components": 8},
            "pca-flow": {"components": 8, "width": 16, "depth": 1},
-           "flow": {"channels": 4, "depth": 1, "rank": 2}}  # fmt: skip
+           "flow": {"channels": 8, "depth": 1, "heads": 2, "rank": 2}}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -173,20 +175,36 @@ SPEC = ParamSpec.build(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize(("dtype", "bound"), [(np.float32, 2e-6), (np.float64, 1e-12)])
-def test_the_field_over_weights_commutes_with_permutations(dtype: type, bound: float) -> None:
+CONVOLUTION = ParamSpec.build(
+    {"first.weight": (HIDDEN, Axis(2), Axis(3), Axis(3)),
+     "second.weight": (SECOND, HIDDEN, Axis(3), Axis(3)),
+     "again.weight": (SECOND, SECOND, Axis(1), Axis(1)),
+     "flat.weight": (Axis(2), Axis(16, "second", 4)), "flat.bias": (Axis(2),)}
+)  # fmt: skip
+FIELDS: dict[str, Callable] = {
+    "layers": partial(equivariant_field, channels=4, depth=2, rank=2),
+    "units": partial(unit_field, channels=8, depth=2, heads=2, rank=3),
+}
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(np.float32, 2e-6), (np.float64, 1e-13)])
+@pytest.mark.parametrize("spec", [SPEC, CONVOLUTION], ids=["perceptron", "convolution"])
+@pytest.mark.parametrize("kind", FIELDS)
+def test_fields_over_weights_commute_with_permutations(
+    kind: str, spec: ParamSpec, dtype: type, bound: float
+) -> None:
     with jax.enable_x64(dtype == np.float64):
-        field = equivariant_field(SPEC, 2, channels=4, depth=2, rank=2)
+        field = FIELDS[kind](spec, 2)
         params = field.init(jax.random.key(0))
         keys = iter(jax.random.split(jax.random.key(1), 100))
         params = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(next(keys), x.shape), params)
         rng = np.random.default_rng(0)
-        x = rng.standard_normal((20, SPEC.size)).astype(dtype)
+        x = rng.standard_normal((20, spec.size)).astype(dtype)
         condition = rng.standard_normal((20, condition_size(2))).astype(dtype)
-        element = Element(random_element(SPEC, 3, (20,)).permutations, {})
+        element = Element(random_element(spec, 3, (20,)).permutations, {})
         run = jax.jit(field.apply)
-        moved_after = apply(SPEC, element, np.asarray(run(params, x, condition)))
-        moved_before = np.asarray(run(params, apply(SPEC, element, x), condition))
+        moved_after = apply(spec, element, np.asarray(run(params, x, condition)))
+        moved_before = np.asarray(run(params, apply(spec, element, x), condition))
         assert np.abs(moved_after).max() > 0.1
         assert np.abs(moved_after - moved_before).max() < bound * np.abs(moved_after).max() * 4
 
@@ -408,7 +426,7 @@ def test_mistakes_in_a_config_are_one_line(
 def test_samples_are_a_zoo_again(zoo: Zoo, tmp_path: Path, run: Callable) -> None:
     (tmp_path / "flow.toml").write_text(
         'name = "flow"\ngenerator = "flow"\nconditions = ["train.learning_rate"]\n'
-        "[options]\nchannels = 4\ndepth = 1\nrank = 2\n"
+        "[options]\nchannels = 8\ndepth = 1\nheads = 2\nrank = 2\n"
         "[training]\nsteps = 20\nbatch_size = 16\nlooks = 2\n"
     )
     fit = ["train-generator", tmp_path / "flow.toml", "--zoo", zoo.path, "--out", tmp_path / "run"]

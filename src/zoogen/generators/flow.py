@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float, Float32
+from scipy.special import expit, ndtri
 
 from zoogen.errors import ConfigError
 from zoogen.generators.generator import Effort
@@ -191,8 +192,10 @@ def _draws(data: Data, batch: int, steps: int, seed: list[int], coupling: Coupli
     rows = np.stack([rng.choice(len(data.values), batch, replace=False) for _ in range(steps)])
     noise = rng.standard_normal((steps, batch, dimension), np.float32)
     flat = coupling(noise.reshape(-1, dimension), data.values[rows.reshape(-1)])
-    # More often in the middle, where the noise is neither gone nor all there is.
-    time = 1 / (1 + np.exp(-rng.standard_normal((steps, batch))))
+    # More often in the middle, where the noise is neither gone nor all there is; one time in each
+    # of as many equal parts as a batch has members, which makes the loss vary less.
+    parts = rng.permuted(np.tile(np.arange(batch), (steps, 1)), axis=1)
+    time = expit(ndtri((parts + rng.uniform(1e-6, 1 - 1e-6, parts.shape)) / batch))
     open_ = rng.random((steps, batch, 1)) < FORGET_ALL
     forget = open_ | (rng.random((steps, batch, entries)) < FORGET_ONE)
     return _Draws(rows, flat.reshape(noise.shape), time.astype(np.float32), forget)
@@ -206,7 +209,9 @@ def _program(field: Field, optimizer: optax.GradientTransformation) -> Callable[
         loss, gradient = jax.value_and_grad(partial(_loss, field))(params, data, drawn)
         update, state = optimizer.update(gradient, state, params)
         params = optax.apply_updates(params, update)
-        average = optax.incremental_update(params, average, 1 - EMA)
+        (_, done), *_ = optax.tree.get_all_with_path(state, "count")
+        keep = jnp.minimum(EMA, done / (9 + done))  # a short fit has a short memory
+        average = optax.incremental_update(params, average, 1 - keep)
         return (params, state, average), loss
 
     @jax.jit

@@ -294,7 +294,7 @@ def integrate(
     conditions: Float32[np.ndarray, "n e"],
     path: Path,
     seed: int = 0,
-    batch: int = 256,
+    batch: int = 64,
 ) -> Float32[np.ndarray, "n d"]:
     """Carry noise to data.
 
@@ -305,7 +305,7 @@ def integrate(
         conditions: of the same rows; zeros where nothing is asked.
         path: steps, method, guidance and noise on the way.
         seed: of the noise on the way.
-        batch: rows that run side by side.
+        batch: rows that run side by side; with more of them features leave a CPU's cache.
 
     Raises:
         ConfigError: for an unknown method or no steps.

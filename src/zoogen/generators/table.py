@@ -47,7 +47,7 @@ GENERATORS: dict[str, Generator] = {
         "equivariant flow matching over weights, noise coupled to members by assignment",
         learned.fit_flow, learned.sample_flow,
         {"field": "units", "channels": 96, "depth": 4, "heads": 4, "rank": 48,
-         "coupling": "independent", **_PATH},
+         "coupling": "independent", **_PATH, "path_steps": 16},
         conditional=True, trained=True,
     ),
 }  # fmt: skip

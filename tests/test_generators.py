@@ -6,6 +6,7 @@ import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -41,7 +42,8 @@ from zoogen.generators.flow import (
 from zoogen.generators.flow import (
     Path as FlowPath,
 )
-from zoogen.generators.learned import _matched
+from zoogen.generators.learned import _completed, _matched
+from zoogen.generators.units import unit_field
 from zoogen.generators.velocity import equivariant_field, vector_field
 from zoogen.params import Axis, ParamSpec
 from zoogen.population import over_members
@@ -72,7 +74,7 @@ OPTIONS = {"pca-gaussian": {"components": 8}, "kde": {"components": 8},
            "pca-flow": {"components": 8, "width": 16, "depth": 1},
            "d2nwg": {"latent": 4, "hidden": 8, "width": 16, "depth": 1, "embedding": 0,
                      "sampling_steps": 20},
-           "flow": {"channels": 4, "depth": 1, "rank": 2},
+           "flow": {"channels": 8, "depth": 1, "heads": 2, "rank": 2},
            "hypernetwork": {"channels": 4, "hidden": 8, "images": 16}}  # fmt: skip
 
 
@@ -195,20 +197,36 @@ SPEC = ParamSpec.build(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize(("dtype", "bound"), [(np.float32, 2e-6), (np.float64, 1e-12)])
-def test_the_field_over_weights_commutes_with_permutations(dtype: type, bound: float) -> None:
+CONVOLUTION = ParamSpec.build(
+    {"first.weight": (HIDDEN, Axis(2), Axis(3), Axis(3)),
+     "second.weight": (SECOND, HIDDEN, Axis(3), Axis(3)),
+     "again.weight": (SECOND, SECOND, Axis(1), Axis(1)),
+     "flat.weight": (Axis(2), Axis(16, "second", 4)), "flat.bias": (Axis(2),)}
+)  # fmt: skip
+FIELDS: dict[str, Callable] = {
+    "layers": partial(equivariant_field, channels=4, depth=2, rank=2),
+    "units": partial(unit_field, channels=8, depth=2, heads=2, rank=3),
+}
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(np.float32, 2e-6), (np.float64, 1e-13)])
+@pytest.mark.parametrize("spec", [SPEC, CONVOLUTION], ids=["perceptron", "convolution"])
+@pytest.mark.parametrize("kind", FIELDS)
+def test_fields_over_weights_commute_with_permutations(
+    kind: str, spec: ParamSpec, dtype: type, bound: float
+) -> None:
     with jax.enable_x64(dtype == np.float64):
-        field = equivariant_field(SPEC, 2, channels=4, depth=2, rank=2)
+        field = FIELDS[kind](spec, 2)
         params = field.init(jax.random.key(0))
         keys = iter(jax.random.split(jax.random.key(1), 100))
         params = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(next(keys), x.shape), params)
         rng = np.random.default_rng(0)
-        x = rng.standard_normal((20, SPEC.size)).astype(dtype)
+        x = rng.standard_normal((20, spec.size)).astype(dtype)
         condition = rng.standard_normal((20, condition_size(2))).astype(dtype)
-        element = Element(random_element(SPEC, 3, (20,)).permutations, {})
+        element = Element(random_element(spec, 3, (20,)).permutations, {})
         run = jax.jit(field.apply)
-        moved_after = apply(SPEC, element, np.asarray(run(params, x, condition)))
-        moved_before = np.asarray(run(params, apply(SPEC, element, x), condition))
+        moved_after = apply(spec, element, np.asarray(run(params, x, condition)))
+        moved_before = np.asarray(run(params, apply(spec, element, x), condition))
         assert np.abs(moved_after).max() > 0.1
         assert np.abs(moved_after - moved_before).max() < bound * np.abs(moved_after).max() * 4
 
@@ -269,6 +287,51 @@ def test_a_flow_learns_a_mixture_and_follows_its_condition(seed: int) -> None:
     assert 0.3 < right[400:].mean() < 0.7, "unasked, both sides come"
     assert found[:, 1].std() == pytest.approx(1, abs=0.2)
     assert np.nanmin(fitted.losses[:, 2]) < 0.8 * fitted.losses[0, 2] or fitted.losses[0, 2] < 0.7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_units_of_a_flow_complement_one_another(seed: int) -> None:
+    """One unit of four is on, no matter which, and its output has the sign of its input.
+
+    Independent units would be right in (3/4)³ = 42 % of the networks at most.
+    """
+    hidden = Axis(4, "hidden")
+    spec = ParamSpec.build({"weight": (hidden, Axis(2)), "output": (Axis(1), hidden)})
+    rng = np.random.default_rng(seed)
+
+    def members(count: int) -> Data:
+        values = 0.2 * rng.standard_normal((count, spec.size), np.float32)
+        rows, place = np.arange(count), rng.integers(4, size=count)
+        sign = 2 * rng.integers(2, size=count) - 1
+        values[rows, 2 * place] += 2 * sign
+        values[rows, 8 + place] += 2 * sign
+        return Data(values, np.zeros((count, 0), np.float32))
+
+    field = unit_field(spec, 0, channels=16, depth=2, heads=2, rank=4)
+    effort = Effort(steps=800, batch_size=128, learning_rate=4e-3, looks=2, seed=seed)
+    fitted = fit_field(field, members(2000), members(200), effort)
+    noise = rng.standard_normal((400, spec.size), np.float32)
+    found = integrate(field, fitted.params, noise, members(400).conditions, FlowPath(), batch=400)
+    first, output = found[:, 0:8:2], found[:, 8:]
+    on = np.abs(first) > 1
+    agree = (np.sign(first) == np.sign(output)) & (np.abs(output) > 1)
+    right = (on.sum(axis=1) == 1) & (agree & on).any(axis=1)
+    assert right.mean() > 0.85
+    shares = on[right].mean(axis=0)
+    assert np.abs(shares - 0.25).max() < 4 * np.sqrt(0.25 * 0.75 / right.sum()), "any of them"
+
+
+def test_conditions_are_drawn_from_members_where_nothing_is_asked() -> None:
+    known = np.array([[1.0, 1.0, 0.0, 0.0], [2.0, 1.0, 3.0, 1.0]], np.float32)
+    asked = np.zeros((400, 4), np.float32)
+    asked[0] = 0, 0, 5, 1
+    found = _completed(asked, known, np.random.default_rng(0))
+    np.testing.assert_array_equal(found[0], asked[0])
+    share = (found[1:] == known[1]).all(axis=1).mean()
+    assert ((found[1:] == known[0]) | (found[1:] == known[1])).all()
+    assert share == pytest.approx(0.5, abs=4 * 0.5 / 400**0.5)
+    assert _completed(asked[:, :0], known[:, :0], np.random.default_rng(0)).shape == (400, 0)
 
 
 # --------------------------------------------------------------------------------------- baselines
@@ -454,7 +517,7 @@ def test_mistakes_in_a_config_are_one_line(
 def test_samples_are_a_zoo_again(zoo: Zoo, tmp_path: Path, run: Callable) -> None:
     (tmp_path / "flow.toml").write_text(
         'name = "flow"\ngenerator = "flow"\nconditions = ["train.learning_rate"]\n'
-        "[options]\nchannels = 4\ndepth = 1\nrank = 2\n"
+        "[options]\nchannels = 8\ndepth = 1\nheads = 2\nrank = 2\n"
         "[training]\nsteps = 20\nbatch_size = 16\nlooks = 2\n"
     )
     fit = ["train-generator", tmp_path / "flow.toml", "--zoo", zoo.path, "--out", tmp_path / "run"]

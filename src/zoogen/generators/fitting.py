@@ -36,7 +36,7 @@ class Objective(NamedTuple):
             arrays ``[steps ...]``; a function of its arguments.
         loss: ``(params, data, draws of one step) → mean loss``.
         judged: draws as a look takes them.
-        average: how much of the averaged parameters each step keeps.
+        average: how much of the averaged parameters each step keeps at most.
     """
 
     name: str
@@ -172,7 +172,9 @@ def _program(
         loss, gradient = jax.value_and_grad(objective.loss)(params, data, drawn)
         update, state = optimizer.update(gradient, state, params)
         params = optax.apply_updates(params, update)
-        average = optax.incremental_update(params, average, 1 - objective.average)
+        (_, done), *_ = optax.tree.get_all_with_path(state, "count")
+        keep = jnp.minimum(objective.average, done / (9 + done))  # a short fit has a short memory
+        average = optax.incremental_update(params, average, 1 - keep)
         return (params, state, average), loss
 
     @jax.jit

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Float32
 
+from zoogen.errors import ConfigError
 from zoogen.generators.baselines import Values, aligned, decoded, principal
 from zoogen.generators.fitting import restored
 from zoogen.generators.flow import (
@@ -19,6 +20,7 @@ from zoogen.generators.flow import (
     integrate,
 )
 from zoogen.generators.generator import Effort, Fittable, Options, Request, Source, State
+from zoogen.generators.units import unit_field
 from zoogen.generators.velocity import equivariant_field, vector_field
 from zoogen.models import Standard, fit_standard, standardise
 from zoogen.params import ParamSpec
@@ -86,7 +88,12 @@ def fit_flow(train: Fittable, validation: Fittable, options: Options, effort: Ef
     coupling = partial(_matched, spec) if options["coupling"] == "assignment" else independent
     field = _weight_field(spec, train.conditions.shape[1], options)
     fitted = fit_field(field, fitted_on, held, effort, coupling)
-    return {**standard._asdict(), "params": jax.tree.leaves(fitted.params), "losses": fitted.losses}
+    return {
+        **standard._asdict(),
+        "conditions": train.conditions,
+        "params": jax.tree.leaves(fitted.params),
+        "losses": fitted.losses,
+    }
 
 
 def _matched(
@@ -105,25 +112,36 @@ def sample_flow(source: Source, state: State, options: Options, request: Request
     spec = source.network.spec
     rng = np.random.default_rng(request.seed)
     noise = rng.standard_normal((request.count, spec.size), np.float32)
-    field = _weight_field(spec, request.conditions.shape[1], options)
-    found = integrate(
-        field,
-        restored(field.init, state["params"]),
-        noise,
-        request.conditions,
-        _path(options),
-        request.seed,
-    )
+    conditions = _completed(request.conditions, state["conditions"], rng)
+    field = _weight_field(spec, conditions.shape[1], options)
+    params = restored(field.init, state["params"])
+    found = integrate(field, params, noise, conditions, _path(options), request.seed)
     standard = Standard(state["mean"], state["deviation"])
     return found * standard.deviation + standard.mean
 
 
+def _completed(
+    asked: Float32[np.ndarray, "n e"], known: Float32[np.ndarray, "m e"], rng: np.random.Generator
+) -> Float32[np.ndarray, "n e"]:
+    """Where nothing is asked, what a training member has: first the conditions, then the weights.
+
+    Both together are distributed as weights without conditions, and each is easier to learn.
+    """
+    drawn = known[rng.integers(len(known), size=len(asked))]
+    return np.where(asked.any(axis=1, keepdims=True), asked, drawn)
+
+
 def _weight_field(spec: ParamSpec, conditions: int, options: Options) -> Field:
-    return _equivariant_field(
-        spec, conditions, options["channels"], options["depth"], options["rank"]
-    )
+    sizes = options["channels"], options["depth"], options["rank"]
+    if options["field"] == "units":
+        channels, depth, rank = sizes
+        return _unit_field(spec, conditions, channels, depth, options["heads"], rank)
+    if options["field"] == "layers":
+        return _equivariant_field(spec, conditions, *sizes)
+    raise ConfigError(f"options.field: found {options['field']!r}, expected 'units' or 'layers'")
 
 
+_unit_field = lru_cache(unit_field)
 _equivariant_field = lru_cache(equivariant_field)
 
 

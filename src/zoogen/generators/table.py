@@ -51,7 +51,8 @@ GENERATORS: dict[str, Generator] = {
     "flow": Generator(
         "equivariant flow matching over weights, noise coupled to members by assignment",
         learned.fit_flow, learned.sample_flow,
-        {"channels": 32, "depth": 4, "rank": 8, "coupling": "assignment", **_PATH},
+        {"field": "units", "channels": 96, "depth": 4, "heads": 4, "rank": 48,
+         "coupling": "independent", **_PATH, "path_steps": 16},
         conditional=True, trained=True,
     ),
     "hypernetwork": Generator(

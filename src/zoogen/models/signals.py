@@ -41,14 +41,15 @@ ROLES = 4  # of edges: from inputs or hidden units, to outputs or hidden units
 SQUARE_FLOOR = 1e-6  # below it the root's gradient would grow without bound
 States = list[Float[Array, "b n f"]]
 
-# scaling of a group → what keeps it: sums of signals [… f] → features [… 2f]
+KEPT = math.sqrt(2)  # features have about half the square of the sums
+
+# scaling of a group → what keeps it: sums of signals [… f] → features, [… 2f] or [… f]
 KEEPING: dict[str, Callable[[Float[Array, "*n f"]], Float[Array, "*n g"]]] = {
     "none": lambda sums: jax.nn.gelu(jnp.concatenate([sums, 1 - sums], axis=-1)),
     "positive": lambda sums: jax.nn.relu(jnp.concatenate([sums, -sums], axis=-1)),
-    "sign": lambda sums: jnp.concatenate([jnp.sin(sums), jnp.tanh(sums)], axis=-1),
-    "nonzero": lambda sums: jnp.concatenate([sums, -sums], axis=-1) / math.sqrt(2),
+    "sign": lambda sums: KEPT * jnp.sin(sums),  # by measurement better than with a tanh beside it
+    "nonzero": lambda sums: sums,
 }
-KEPT = math.sqrt(2)  # features have about half the square of the sums
 OWN_INVERSE = ("none", "sign")  # scalings whose factors are their own inverse
 
 
@@ -290,7 +291,10 @@ def _state(
     keeping: str | None, cell: dict[str, Array], sums: Float[Array, "b n f"]
 ) -> Float[Array, "b n f"]:
     """States from sums; where a sweep ends, sums as they are."""
-    return sums if keeping is None else KEEPING[keeping](sums) @ cell["states"]
+    if keeping is None:
+        return sums
+    features = KEEPING[keeping](sums)
+    return features @ cell["states"][: features.shape[-1]]
 
 
 def _sums(

@@ -12,11 +12,14 @@ import pytest
 from zoogen.config import NetworkConfig
 from zoogen.models import (
     GraphStack,
+    SignalStack,
     Stack,
     TokenStack,
     graph_model_of,
     network_model,
     parameter_model,
+    signal_model,
+    signal_parameter_model,
     token_model,
     token_parameter_model,
 )
@@ -49,6 +52,11 @@ PARAMETER_MODELS = {
     "units, parameters": lambda spec: token_parameter_model(spec, UNITS),
 }
 MODELS = NETWORK_MODELS | PARAMETER_MODELS
+# Scales and signs are unseen as they are: tests/test_signals.py.
+SIGNALS = {
+    "signals": lambda spec: signal_model(spec, 2, SignalStack(8), hidden=16),
+    "signals, parameters": lambda spec: signal_parameter_model(spec, SignalStack(8)),
+}
 
 
 def spec_of(activation):
@@ -91,10 +99,10 @@ def test_random_elements_of_the_symmetry_group_are_unseen(name, dtype):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", MODELS | SIGNALS)
 def test_one_program_gives_finite_gradients_and_the_outputs_of_none(name):
     spec = spec_of("relu")
-    model, traces = MODELS[name](spec), []
+    model, traces = (MODELS | SIGNALS)[name](spec), []
     params = params_of(model)
 
     def loss(params, weights):
@@ -112,11 +120,11 @@ def test_one_program_gives_finite_gradients_and_the_outputs_of_none(name):
     assert relative(outputs, alone) <= 1e-5
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", MODELS | SIGNALS)
 def test_a_member_is_read_alone(name):
     """Also where a unit stands by itself, and where all its weights are zero."""
     spec = build_network(NetworkConfig(width=1), (1, 1, 2), 3).spec
-    model = MODELS[name](spec)
+    model = (MODELS | SIGNALS)[name](spec)
     values = np.random.default_rng(0).standard_normal((3, spec.size)).astype(np.float32)
     values[1] = 0
     run = partial(jax.jit(model.apply), params_of(model))

@@ -26,11 +26,13 @@ from zoogen.evaluate.problem import Problem
 from zoogen.evaluate.readers import Fitted, Options, Training
 from zoogen.evaluate.trained import stack_of, token_sizes
 from zoogen.models import (
+    SignalStack,
     Stack,
     TokenStack,
     WeightModel,
     fit_standard,
     parameter_model,
+    signal_parameter_model,
     standardise,
     token_parameter_model,
 )
@@ -87,6 +89,15 @@ def fit_token_edit(problem: Problem, options: Options, training: Training, seed:
     return _fit(problem, learner, inputs, _rates(options), training, seed)
 
 
+def fit_signal_edit(problem: Problem, options: Options, training: Training, seed: int) -> Fitted:
+    """A signal network that changes every parameter; ``networks`` as for equivariant stacks."""
+    stack, copies = SignalStack(options["channels"]), options.get("networks", 1)
+    network, weights = _members(problem, "signals-parameters")
+    learner = signal_editor(network, _canvas(problem), stack, copies)
+    inputs = _with_standard(problem, network.spec, weights)
+    return _fit(problem, learner, inputs | {"read": weights}, _rates(options), training, seed)
+
+
 # ------------------------------------------------------------------------------------- learners
 def editor(
     network: Network, canvas: Canvas, init: Callable[[Array], Tree], changed: Changed
@@ -137,11 +148,18 @@ def token_editor(network: Network, canvas: Canvas, stack: TokenStack) -> Learner
     )
 
 
+@lru_cache(maxsize=16)
+def signal_editor(network: Network, canvas: Canvas, stack: SignalStack, copies: int) -> Learner:
+    """What signals through the network add to the weights."""
+    model = signal_parameter_model(network.spec, stack, copies, scale=FIRST_CHANGE)
+    return _model_editor(network, canvas, model)
+
+
 def _model_editor(network: Network, canvas: Canvas, model: WeightModel) -> Learner:
     tensor = _tensors(network.spec)
 
     def changed(params: Tree, inputs: Mapping[str, Array]) -> Float[Array, "b k p"]:
-        change = model.apply(params, inputs["standard"])
+        change = model.apply(params, inputs["read"])
         change = change.reshape(len(change), -1, network.spec.size)
         return inputs["weights"][:, None] + inputs["units"][:, None, tensor] * change
 
@@ -220,7 +238,7 @@ def _with_standard(
     seen = weights[problem.split.train]
     scaled = np.asarray(standardise(fit_standard(spec, seen), weights), np.float32)
     units = tensor_scales(spec, seen)[[p.offset for p in spec.parameters]]
-    return {"weights": weights, "standard": scaled, "units": np.tile(units, (len(weights), 1))}
+    return {"weights": weights, "read": scaled, "units": np.tile(units, (len(weights), 1))}
 
 
 def _tensors(spec: ParamSpec) -> Int[np.ndarray, " p"]:

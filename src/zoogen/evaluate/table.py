@@ -25,6 +25,9 @@ PERCEPTRON = RATES | {"hidden": (256, 512, 128)}
 TOKENS = RATES | {"channels": (32, 16), "depth": (2, 3)}
 STACK = RATES | {"channels": (16, 32), "depth": (4, 3)}
 GRAPH = RATES | {"channels": (16, 32), "depth": (4, 2)}
+SIGNALS = {"learning_rate": (3e-3, 1e-3, 1e-2), "weight_decay": (0.01, 0.3, 0.0)} | {
+    "channels": (64, 32),
+}
 SWEEPS = RATES | {"channels": (16, 32), "depth": (2, 1)}
 
 
@@ -178,6 +181,14 @@ READERS: dict[str, Reader] = dict(
             SWEEPS,
             mixed=True,
         ),
+        _reader(
+            "signals",
+            "Vectors sent through the network along its own weights, there and back; signs and "
+            "positive scales of units are unseen (Kalogeropoulos et al., 2024).",
+            trained.fit_signals,
+            SIGNALS,
+            mixed=True,
+        ),
     ]
 )
 
@@ -236,6 +247,19 @@ EDITORS: dict[str, Reader] = dict(
             "parameter.",
             editing.fit_token_edit,
             TOKENS,
+        ),
+        _reader(
+            "signals-parameters",
+            "Vectors sent through the network along its own weights: a change of a weight is made "
+            "of products of those at its ends.",
+            editing.fit_signal_edit,
+            SIGNALS,
+        ),
+        _reader(
+            "signals-parameters-oce",
+            "The same with changes for several copies of the network, whose mean function counts.",
+            editing.fit_signal_edit,
+            SIGNALS | {"networks": (4, 8)},
         ),
     ]
 )

@@ -28,8 +28,10 @@ from zoogen.evaluate.readers import Fitted, Options, Training
 from zoogen.models import (
     STACKS,
     GraphStack,
+    SignalStack,
     Stack,
     TokenStack,
+    WeightModel,
     fit_graph_standard,
     fit_standard,
     frame_of,
@@ -40,6 +42,7 @@ from zoogen.models import (
     parameter_model,
     permutable_terminals,
     random_equivalents,
+    signal_model,
     standardise,
     token_model,
     unite,
@@ -284,12 +287,15 @@ def graph_learner(specs: tuple[ParamSpec, ...], outputs: int, stack: GraphStack)
     """A graph network on members of several specs."""
     frame = frame_of(specs)
     models = [graph_model_of(spec, outputs, stack, frame=frame) for spec in specs]
+    return Learner(models[0].init, partial(_read_side_by_side, models))
 
-    def outputs_of(params: Tree, parts: Parts) -> Float[Array, "b o"]:
-        read = [m.apply(params, x) for m, x in zip(models, parts, strict=True) if len(x)]
-        return jnp.concatenate(read)
 
-    return Learner(models[0].init, outputs_of)
+def _read_side_by_side(
+    models: list[WeightModel], params: Tree, parts: Parts
+) -> Float[Array, "b o"]:
+    """Members of each spec by its model, with the parameters that all share."""
+    read = [m.apply(params, x) for m, x in zip(models, parts, strict=True) if len(x)]
+    return jnp.concatenate(read)
 
 
 def fit_graph(
@@ -329,3 +335,21 @@ def graph_scales(
             ends = graph.sets[block.source].role == INPUT, graph.sets[block.target].role == OUTPUT
             scale[block.entries] = standard.edges[ends[0] + 2 * ends[1]]
     return scales
+
+
+# ---------------------------------------------------------------------------------------- signals
+@lru_cache(maxsize=16)
+def signal_learner(specs: tuple[ParamSpec, ...], outputs: int, stack: SignalStack) -> Learner:
+    """Signals through members of several specs, with the same parameters."""
+    frame = frame_of(specs)
+    models = [signal_model(spec, outputs, stack, frame=frame) for spec in specs]
+    return Learner(models[0].init, partial(_read_side_by_side, models))
+
+
+def fit_signals(problem: Problem, options: Options, training: Training, seed: int) -> Fitted:
+    """A signal network, on weights in their own units."""
+    blocks = problem.samples.blocks
+    specs = tuple(block.spec for block in blocks)
+    learner = signal_learner(specs, problem.outputs, SignalStack(options["channels"]))
+    parts = [Part(block.rows, block.weights) for block in blocks]
+    return fit_model(problem, learner, parts, options, training, seed)

@@ -18,6 +18,7 @@ from zoogen.models.graphs import Frame, frame_of, graph_of
 from zoogen.models.leaves import permutable_terminals
 from zoogen.models.message_passing import GraphStack, graph_model, graph_model_of
 from zoogen.models.model import WeightModel
+from zoogen.models.signals import SignalStack, signal_model, signal_parameter_model
 from zoogen.models.standard import Standard, entry_orbits, fit_standard, standardise
 from zoogen.models.token_models import TokenStack, token_model, token_parameter_model
 from zoogen.models.tokens import Tokens, detokenise, tokenise, tokens_of
@@ -36,6 +37,7 @@ __all__ = [
     "GraphStack",
     "GraphStandard",
     "Partners",
+    "SignalStack",
     "Stack",
     "Standard",
     "TokenStack",
@@ -57,6 +59,8 @@ __all__ = [
     "parameter_model",
     "permutable_terminals",
     "random_equivalents",
+    "signal_model",
+    "signal_parameter_model",
     "standardise",
     "standardise_graphs",
     "token_model",

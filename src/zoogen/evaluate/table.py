@@ -208,6 +208,13 @@ PARAMETER_READERS: dict[str, Reader] = dict(
             trained.fit_equivariant_parameters,
             STACK,
         ),
+        _reader(
+            "signals-parameters",
+            "What products of vectors sent through the network along its own weights add to "
+            "`linear`.",
+            trained.fit_signal_parameters,
+            SIGNALS,
+        ),
     ]
 )
 

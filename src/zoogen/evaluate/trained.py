@@ -43,6 +43,7 @@ from zoogen.models import (
     permutable_terminals,
     random_equivalents,
     signal_model,
+    signal_parameter_model,
     standardise,
     token_model,
     unite,
@@ -201,6 +202,13 @@ def parameter_learner(spec: ParamSpec, stack: Stack) -> Learner:
     return Learner(model.init, lambda params, parts: model.apply(params, parts[0]))
 
 
+@lru_cache(maxsize=32)
+def signal_parameter_learner(spec: ParamSpec, stack: SignalStack) -> Learner:
+    """Signals with a number per parameter."""
+    model = signal_parameter_model(spec, stack, scale=0.1)
+    return Learner(model.init, lambda params, parts: model.apply(params, parts[0]))
+
+
 def stack_of(form: str, options: Options) -> Stack:
     """A published stack in the size that the options say, with ranks for what is wide."""
     size = {name: options[name] for name in ("channels", "depth")}
@@ -234,18 +242,49 @@ def fit_equivariant_parameters(
     Its layers divide by the scale of each tensor, so that the part of a change that is
     proportional to the weights themselves would be hard to find for it alone.
     """
-    spec, weights = joined(problem.samples, "equivariant-parameters")
+    spec, weights = _with_a_number_each(problem, "equivariant-parameters")
+    stack = stack_of("dws", options)
+    learner = parameter_learner(spec, stack)
+    inputs = _standard(spec, stack, weights, problem)
+    return _fit_correction(problem, learner, inputs, options, training, seed)
+
+
+def fit_signal_parameters(
+    problem: Problem, options: Options, training: Training, seed: int
+) -> Fitted:
+    """Products of signals at both ends of a weight, which correct :func:`fit_linear`."""
+    spec, weights = _with_a_number_each(problem, "signals-parameters")
+    learner = signal_parameter_learner(spec, SignalStack(options["channels"]))
+    return _fit_correction(problem, learner, weights, options, training, seed)
+
+
+def _with_a_number_each(
+    problem: Problem, reader: str
+) -> tuple[ParamSpec, Float[np.ndarray, "n p"]]:
+    """Spec and weights of all samples, if the target has a number for each parameter."""
+    spec, weights = joined(problem.samples, reader)
     if problem.targets.shape[1] != spec.size:
         raise ConfigError(
-            f"reader 'equivariant-parameters': target {problem.name!r} has "
-            f"{problem.targets.shape[1]} numbers a sample, expected {spec.size}, one per "
-            "parameter; select a reader of whole networks"
+            f"reader {reader!r}: target {problem.name!r} has {problem.targets.shape[1]} numbers a "
+            f"sample, expected {spec.size}, one per parameter; select a reader of whole networks"
         )
-    stack = stack_of("dws", options)
-    parts = _one_part(problem, _standard(spec, stack, weights, problem))
-    objective = relative_to_zero(problem, fit_linear(problem, {}, training, seed).outputs)
-    learner = parameter_learner(spec, stack)
-    return fit_model(problem, learner, parts, options, training, seed, objective)
+    return spec, weights
+
+
+def _fit_correction(
+    problem: Problem,
+    learner: Learner,
+    inputs: Float[np.ndarray, "n p"],
+    options: Options,
+    training: Training,
+    seed: int,
+) -> Fitted:
+    """Fit what is left of the target by a factor per tensor."""
+    first = fit_linear(problem, {}, training, seed).outputs
+    objective = relative_to_zero(problem, first)
+    return fit_model(
+        problem, learner, _one_part(problem, inputs), options, training, seed, objective
+    )
 
 
 # ----------------------------------------------------------------------------------------- tokens

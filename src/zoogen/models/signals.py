@@ -383,13 +383,14 @@ def _change(
 ) -> Float[Array, "b p"]:
     """A number for every parameter, in the order of the flat vector."""
     graph, frame, keeping = body.graph, body.frame, _keeping(spec, body.graph)
+    size = _size(signals)
     places, numbers = [], []
     for block in graph.blocks:
         ends = params[_role(graph, block)]
         left = _end(signals, keeping, block.target, ends, "left")
         right = _end(signals, keeping, block.source, ends, "right")
         factors = ends["entries"][frame.places(block)]
-        products = jnp.einsum("btf,bsf,kf->btsk", left, right, factors)
+        products = jnp.einsum("btf,bsf,kf->btsk", left, right / size[:, None, None], factors)
         shares = _shares(signals, block.target, ends)[:, :, None]
         shares = shares + _shares(signals, block.source, ends)[:, None]
         numbers.append(products + weights[:, block.entries] * shares[..., None])
@@ -398,12 +399,21 @@ def _change(
         index = graph.values[nodes.begin : nodes.begin + nodes.size]
         ends, known = params[(nodes.role == INPUT) + 2 * (nodes.role == OUTPUT)], index >= 0
         left = _end(signals, keeping, number, ends, "left")
-        products = left @ ends["values"][: index.shape[1]].T
+        products = left / size[:, None, None] @ ends["values"][: index.shape[1]].T
         own = weights[:, index] * _shares(signals, number, ends)[..., None]
         numbers.append((products + own)[:, known])
         places.append(index[known])
     flat = jnp.concatenate([part.reshape(len(weights), -1) for part in numbers], axis=1)
     return flat[:, np.argsort(np.concatenate([part.reshape(-1) for part in places]))]
+
+
+def _size(signals: Signals) -> Float[Array, " b"]:
+    """How large products of states there and back are in a network: an invariant, at least 1.
+
+    States are as large as the weights make them; what is said about parameters is not.
+    """
+    totals = [(there * back).sum(axis=1) for there, back in zip(*signals, strict=True)]
+    return 1 + jnp.sqrt(jnp.square(jnp.stack(totals)).mean(axis=(0, 2)) + SQUARE_FLOOR)
 
 
 def _end(

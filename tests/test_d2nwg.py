@@ -52,12 +52,6 @@ SMALL = {**d2nwg.DEFAULTS, "latent": 3, "hidden": 8, "embedding": 0, "width": 16
 SHORT = Effort(steps=24, batch_size=16, looks=3)
 
 
-@pytest.fixture
-def quick_average(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parameters averaged over fewer steps: after so few the average would lag behind."""
-    monkeypatch.setattr(fitting, "EMA", 0.99)
-
-
 @pytest.fixture(scope="module")
 def network() -> Network:
     """A perceptron of 74 parameters."""
@@ -97,7 +91,6 @@ def test_chunks_hold_every_weight_once(how: str, chunks: int, network: Network) 
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick_average")
 @pytest.mark.parametrize("how", CHUNKS)
 def test_a_plane_of_members_is_encoded_and_decoded(how: str, network: Network) -> None:
     train, held = (members(network, n, seed).values for n, seed in ((400, 1), (100, 2)))
@@ -167,7 +160,6 @@ def test_the_exact_noise_of_a_gaussian_gives_that_gaussian(steps: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick_average")
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_denoiser_learns_a_mixture_and_follows_its_condition(seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -94,8 +94,8 @@ def fit_signal_edit(problem: Problem, options: Options, training: Training, seed
     stack, copies = SignalStack(options["channels"]), options.get("networks", 1)
     network, weights = _members(problem, "signals-parameters")
     learner = signal_editor(network, _canvas(problem), stack, copies)
-    inputs = _with_standard(problem, network.spec, weights)
-    return _fit(problem, learner, inputs | {"read": weights}, _rates(options), training, seed)
+    inputs = _with_units(problem, network.spec, weights, weights)
+    return _fit(problem, learner, inputs, _rates(options), training, seed)
 
 
 # ------------------------------------------------------------------------------------- learners
@@ -234,11 +234,22 @@ def _fit(
 def _with_standard(
     problem: Problem, spec: ParamSpec, weights: Float[np.ndarray, "n p"]
 ) -> dict[str, np.ndarray]:
-    """Weights, the same on the standard scale, and root mean squares of the tensors."""
-    seen = weights[problem.split.train]
-    scaled = np.asarray(standardise(fit_standard(spec, seen), weights), np.float32)
-    units = tensor_scales(spec, seen)[[p.offset for p in spec.parameters]]
-    return {"weights": weights, "read": scaled, "units": np.tile(units, (len(weights), 1))}
+    """What an editor on the standard scale of the training rows is told."""
+    standard = fit_standard(spec, weights[problem.split.train])
+    scaled = np.asarray(standardise(standard, weights), np.float32)
+    return _with_units(problem, spec, weights, scaled)
+
+
+def _with_units(
+    problem: Problem,
+    spec: ParamSpec,
+    weights: Float[np.ndarray, "n p"],
+    read: Float[np.ndarray, "n p"],
+) -> dict[str, np.ndarray]:
+    """Weights, what the model reads of them, and root mean squares of the tensors."""
+    scales = tensor_scales(spec, weights[problem.split.train])
+    units = scales[[p.offset for p in spec.parameters]]
+    return {"weights": weights, "read": read, "units": np.tile(units, (len(weights), 1))}
 
 
 def _tensors(spec: ParamSpec) -> Int[np.ndarray, " p"]:

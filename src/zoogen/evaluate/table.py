@@ -25,10 +25,10 @@ PERCEPTRON = RATES | {"hidden": (256, 512, 128)}
 TOKENS = RATES | {"channels": (32, 16), "depth": (2, 3)}
 STACK = RATES | {"channels": (16, 32), "depth": (4, 3)}
 GRAPH = RATES | {"channels": (16, 32), "depth": (4, 2)}
-SIGNALS = {"learning_rate": (3e-3, 1e-3, 1e-2), "weight_decay": (0.01, 0.3, 0.0)} | {
-    "channels": (64, 32),
-}
 SWEEPS = RATES | {"channels": (16, 32), "depth": (2, 1)}
+SIGNALS: dict[str, tuple[Any, ...]] = {
+    "learning_rate": (3e-3, 1e-3, 1e-2), "weight_decay": (0.01, 0.3, 0.0), "channels": (64, 32),
+}  # fmt: skip
 
 
 def _reader(

@@ -37,7 +37,14 @@ from zoogen.generators.dataset_encoder import (
     dataset_encoder,
     examples_of,
 )
-from zoogen.generators.diffusion import Denoiser, Latents, denoised, denoiser, fit_denoiser
+from zoogen.generators.diffusion import (
+    Denoiser,
+    Latents,
+    denoised,
+    denoiser,
+    fit_denoiser,
+    steps_of,
+)
 from zoogen.generators.fitting import restored
 from zoogen.generators.generator import Effort, Fittable, Options, Request, Source, State
 from zoogen.generators.velocity import vector_field
@@ -63,6 +70,7 @@ def fit(train: Fittable, validation: Fittable, options: Options, effort: Effort)
         ConfigError: for an option out of its range, members without classes of images to embed, or
             a loss that is not finite.
     """
+    _refuse_sizes(options)
     if not 0 < options["share"] < 1:
         raise ConfigError(f"share: found {options['share']:g}, expected between 0 and 1")
     told = _told((train, validation), options)
@@ -86,6 +94,16 @@ def fit(train: Fittable, validation: Fittable, options: Options, effort: Effort)
         "pixels": np.int64(told.images.shape[1]),
         "losses": fitted.losses,
     }
+
+
+def _refuse_sizes(options: Options) -> None:
+    least = dict.fromkeys(("latent", "hidden", "width", "shots", "inducing", "piece"), 1)
+    for name, smallest in {**least, "embedding": 0, "depth": 0}.items():
+        if options[name] < smallest:
+            raise ConfigError(
+                f"options.{name}: found {options[name]}, expected at least {smallest}"
+            )
+    steps_of(options["sampling_steps"])
 
 
 class _Coded(NamedTuple):
@@ -239,8 +257,16 @@ def sample(source: Source, state: State, options: Options, request: Request) -> 
 
 # ------------------------------------------------------------------------------------- models
 def _autoencoder(spec: ParamSpec, options: Options) -> Autoencoder:
-    places = chunks_of(spec, options["chunks"], options["piece"])
-    return autoencoder(places, spec.size, options["latent"], options["hidden"])
+    return _cached_autoencoder(
+        spec, options["chunks"], options["piece"], options["latent"], options["hidden"]
+    )
+
+
+@lru_cache  # one object, hence one compilation, per shape
+def _cached_autoencoder(
+    spec: ParamSpec, chunks: str, piece: int, latent: int, hidden: int
+) -> Autoencoder:
+    return autoencoder(chunks_of(spec, chunks, piece), spec.size, latent, hidden)
 
 
 def _denoiser(codes: int, conditions: int, pixels: int, options: Options) -> Denoiser:

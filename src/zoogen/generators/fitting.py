@@ -138,7 +138,7 @@ def _rows(data: Tree) -> int:
 def _schedule(effort: Effort) -> optax.Schedule:
     warm = max(1, round(WARM_UP * effort.steps))
     return optax.warmup_cosine_decay_schedule(
-        0, effort.learning_rate, warm, effort.steps, effort.learning_rate / 100
+        0, effort.learning_rate, warm, max(effort.steps, warm + 1), effort.learning_rate / 100
     )
 
 
@@ -186,10 +186,10 @@ def _program(
 
 
 def _looked(name: str, state: _Progress, number: int, loss: float, found: float) -> _Progress:
-    if not np.isfinite(loss):
+    if not np.isfinite([loss, found]).all():
         raise ConfigError(
-            f"{name}: the training loss is {loss} after {state.position} steps; lower "
-            "training.learning_rate"
+            f"{name}: the training loss is {loss} and the validation loss {found} after "
+            f"{state.position} steps; lower training.learning_rate"
         )
     losses = state.losses.copy()
     losses[number] = state.position, loss, found

@@ -165,6 +165,19 @@ METHODS = {"heun": 2, "rk4": 4, "sde": 1}
 """Evaluations per step."""
 
 
+def refuse_unknown_path(path: Path) -> None:
+    """Before a fit, too: nobody wants to learn of it after one.
+
+    Raises:
+        ConfigError: for an unknown method or no steps.
+    """
+    if path.method not in METHODS or path.steps < 1:
+        raise ConfigError(
+            f"sampling: found method {path.method!r} with {path.steps} steps, expected one of "
+            f"{', '.join(METHODS)} with at least 1"
+        )
+
+
 def integrate(
     field: Field,
     params: Tree,
@@ -192,11 +205,7 @@ def integrate(
         Ho and Salimans, Classifier-free diffusion guidance, 2022; Albergo, Boffi and
         Vanden-Eijnden, Stochastic interpolants, 2023 (noise on the way).
     """
-    if path.method not in METHODS or path.steps < 1:
-        raise ConfigError(
-            f"sampling: found method {path.method!r} with {path.steps} steps, expected one of "
-            f"{', '.join(METHODS)} with at least 1"
-        )
+    refuse_unknown_path(path)
     parts = []
     for number, start in enumerate(range(0, len(noise), batch)):
         rows = slice(start, start + batch)

@@ -75,7 +75,10 @@ def layer_graph(spec: ParamSpec) -> LayerGraph:
         features=_features(spec, graph, ends),
         there=_shares(near.T),
         back=_shares(near),
-        scales=np.array([_fan_in(p, spec, ends) for p in spec.parameters], np.float32) ** -0.5,
+        # Root and quotient of doubles are the same on every machine; powers of singles are not.
+        scales=(1 / np.sqrt([float(_fan_in(p, spec, ends)) for p in spec.parameters])).astype(
+            np.float32
+        ),
     )
 
 

@@ -12,12 +12,14 @@ from zoogen.errors import ConfigError
 from zoogen.generators.baselines import Values, aligned, decoded, principal
 from zoogen.generators.fitting import restored
 from zoogen.generators.flow import (
+    Coupling,
     Data,
     Field,
     Path,
     fit_field,
     independent,
     integrate,
+    refuse_unknown_path,
 )
 from zoogen.generators.generator import Effort, Fittable, Options, Request, Source, State
 from zoogen.generators.units import unit_field
@@ -34,6 +36,7 @@ def fit_pca_flow(train: Fittable, validation: Fittable, options: Options, effort
     What the components leave over is kept as independent noise of the same size, without which
     samples would be too short.
     """
+    refuse_unknown_path(_path(options))
     values = aligned(train)
     space = principal(values, options["components"])
     state = space._asdict()
@@ -85,7 +88,8 @@ def fit_flow(train: Fittable, validation: Fittable, options: Options, effort: Ef
         Data(standardise(standard, part.values).astype(np.float32), part.conditions)
         for part in (train, validation)
     )
-    coupling = partial(_matched, spec) if options["coupling"] == "assignment" else independent
+    coupling = _coupling(spec, options["coupling"])
+    refuse_unknown_path(_path(options))
     field = _weight_field(spec, train.conditions.shape[1], options)
     fitted = fit_field(field, fitted_on, held, effort, coupling)
     return {
@@ -94,6 +98,17 @@ def fit_flow(train: Fittable, validation: Fittable, options: Options, effort: Ef
         "params": jax.tree.leaves(fitted.params),
         "losses": fitted.losses,
     }
+
+
+def _coupling(spec: ParamSpec, name: str) -> Coupling:
+    couplings: dict[str, Coupling] = {
+        "independent": independent, "assignment": partial(_matched, spec),
+    }  # fmt: skip
+    if name not in couplings:
+        raise ConfigError(
+            f"options.coupling: found {name!r}, expected one of {', '.join(couplings)}"
+        )
+    return couplings[name]
 
 
 def _matched(

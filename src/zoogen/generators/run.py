@@ -35,7 +35,7 @@ from zoogen.store.disk import replace_file, storage_errors, writer_lock
 from zoogen.zoo import Zoo
 
 RUN, STATE, CHECKPOINT = "run.json", "state.npz", "checkpoint"
-FORMAT = 1
+FORMAT = 2
 _FACTS = (
     "run", "zoo", "population_sha256", "members", "config", "info", "values", "conditions", "fit",
 )  # fmt: skip

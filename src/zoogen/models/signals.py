@@ -38,6 +38,7 @@ from zoogen.models.model import Footprint, Tree, WeightModel, in_chunks
 from zoogen.params import ParamSpec
 
 ROLES = 4  # of edges: from inputs or hidden units, to outputs or hidden units
+SUMMARIES = 4  # of inputs, hidden units and outputs, and the size of signals at outputs
 SQUARE_FLOOR = 1e-6  # below it the root's gradient would grow without bound
 States = list[Float[Array, "b n f"]]
 
@@ -340,9 +341,6 @@ def _values(graph: Graph, weights: Float[Array, "b p"], number: int) -> Float[Ar
 
 
 # ---------------------------------------------------------------------------------------- summaries
-SUMMARIES = 4  # of inputs, hidden units and outputs, and the size of signals at outputs
-
-
 def _summary(graph: Graph, pairs: Float[Array, "f f"], signals: Signals) -> Float[Array, "b i"]:
     """Invariants of whole networks, as logarithms where they are large."""
     roles: list[list[Array]] = [[] for _ in range(SUMMARIES)]

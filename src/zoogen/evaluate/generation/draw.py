@@ -39,6 +39,8 @@ DASHES = ("--", ":", "-.")
 MARKERS = (".", "v", "s", "^", "D", "x", "+", "1")  # of baselines
 NAMED = 3  # generators that the title names
 _DOTS: dict[str, Any] = {"s": 5, "alpha": 0.35, "linewidths": 0}
+_START_LINES = {"nearest": "--", SCRATCH: ":"}
+_SCALING = {"zu": ("ZU, ideal: 0", 1.0), "novel_yield": ("Yield %, black: held-out", 100.0)}
 
 
 def page(reports: Reports) -> Figure:
@@ -300,9 +302,6 @@ def _starts(axes: Axes, reports: Reports) -> None:
     axes.set_ylabel("test accuracy, %")
 
 
-_START_LINES = {"nearest": "--", SCRATCH: ":"}
-
-
 def _scaling(axes: Axes, reports: Reports, of: str) -> None:
     """A figure of :class:`SeedResults` from few to many training runs."""
     words, scale = _SCALING[of]
@@ -321,7 +320,25 @@ def _scaling(axes: Axes, reports: Reports, of: str) -> None:
     axes.set_xlabel("training runs")
 
 
-_SCALING = {"zu": ("ZU, ideal: 0", 1.0), "novel_yield": ("Yield %, black: held-out", 100.0)}
+def _landscape(axes: Axes, reports: Reports, metric: str) -> None:
+    """Held-out members, then each generator in its colour."""
+    found = [(k, m) for k, r in enumerate(reports) for m in r.landscape if m.metric == metric]
+    sides = [_finite(found[0][1].real), *(_finite(m.generated) for _, m in found)]
+    colours = [REAL, *(_colour(k) for k, _ in found)]
+    rng = np.random.default_rng(0)
+    for k, (values, colour) in enumerate(zip(sides, colours, strict=True)):
+        axes.scatter(k + rng.uniform(-0.25, 0.25, values.size), values, color=colour, **_DOTS)
+        if values.size:
+            low, middle, high = np.quantile(values, [0.1, 0.5, 0.9])
+            axes.plot([k, k], [low, high], color=colour, linewidth=3, solid_capstyle="butt")
+            axes.plot([k], [middle], "o", color="white", markeredgecolor=colour, markersize=5)
+    together = np.concatenate(sides)
+    if together.size and together.min() > 0 and together.max() > 30 * together.min():
+        axes.set_yscale("log")
+    axes.set_xlim(-0.6, len(sides) - 0.4)
+    axes.set_xticks([])  # colours stand in the legend
+    axes.set_title(metric.replace("_", " "))
+    axes.set_xlabel("q10–50–90, in the order of the legend", size=7)
 
 
 # ----------------------------------------------------------------------------- of one generator
@@ -352,28 +369,6 @@ def _condition(axes: Axes, report: Report, condition: Conditioned) -> None:
     )
     read = not math.isnan(condition.ceiling)
     axes.set_ylabel(f"read from weights, ≤ {condition.ceiling:.2f}" if read else "achieved")
-
-
-# -------------------------------------------------------------------------------- of all, again
-def _landscape(axes: Axes, reports: Reports, metric: str) -> None:
-    """Held-out members, then each generator in its colour."""
-    found = [(k, m) for k, r in enumerate(reports) for m in r.landscape if m.metric == metric]
-    sides = [_finite(found[0][1].real), *(_finite(m.generated) for _, m in found)]
-    colours = [REAL, *(_colour(k) for k, _ in found)]
-    rng = np.random.default_rng(0)
-    for k, (values, colour) in enumerate(zip(sides, colours, strict=True)):
-        axes.scatter(k + rng.uniform(-0.25, 0.25, values.size), values, color=colour, **_DOTS)
-        if values.size:
-            low, middle, high = np.quantile(values, [0.1, 0.5, 0.9])
-            axes.plot([k, k], [low, high], color=colour, linewidth=3, solid_capstyle="butt")
-            axes.plot([k], [middle], "o", color="white", markeredgecolor=colour, markersize=5)
-    together = np.concatenate(sides)
-    if together.size and together.min() > 0 and together.max() > 30 * together.min():
-        axes.set_yscale("log")
-    axes.set_xlim(-0.6, len(sides) - 0.4)
-    axes.set_xticks([])  # colours stand in the legend
-    axes.set_title(metric.replace("_", " "))
-    axes.set_xlabel("q10–50–90, in the order of the legend", size=7)
 
 
 def _cost_table(axes: Axes, rows: list[list[str]]) -> None:

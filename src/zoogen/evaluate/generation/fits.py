@@ -83,7 +83,8 @@ class Fits(NamedTuple):
         weights = np.empty((count, self.first.source.network.spec.size), np.float32)
         counts = np.bincount(group).tolist()
         for run in self.runs:
-            run.sample(counts[0], 0)
+            if run.generator.trained:  # others have no program of their own
+                run.sample(counts[0], 0)
         begin = time.perf_counter()
         for number, size in enumerate(counts):
             run = self.runs[number] if several else self.first

@@ -478,6 +478,11 @@ def test_a_run_belongs_to_one_zoo_and_one_config(random_zoo, tmp_path):
             act()
     with writer_lock(out), pytest.raises(ConflictError, match=f"process {os.getpid()}"):
         fitted_run(random_zoo, config, out)
+    samples = pd.read_parquet(out / "samples.parquet")  # as another version might deal them out
+    samples["side"] = np.roll(samples["side"], 1)
+    samples.to_parquet(out / "samples.parquet", index=False)
+    with pytest.raises(ConflictError, match="other samples, sides or targets"):
+        fitted_run(random_zoo, config, out)
     assert contents(out) == before
 
 

@@ -472,9 +472,9 @@ def test_damaged_and_half_written_runs_are_told_apart(zoo: Zoo, tmp_path: Path) 
 
 
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
-    "cut": (lambda run: (run / "run.json").write_text('{"format": 1, '), "no JSON"),
+    "cut": (lambda run: (run / "run.json").write_text('{"format": 2, '), "no JSON"),
     "no table": (lambda run: (run / "run.json").write_text("[1]"), "no table"),
-    "no fact": (lambda run: (run / "run.json").write_text('{"format": 1}'), "'run' is missing"),
+    "no fact": (lambda run: (run / "run.json").write_text('{"format": 2}'), "'run' is missing"),
     "no state": (lambda run: (run / "state.npz").unlink(), "remove .* and fit again"),
     "cut state": (lambda run: (run / "state.npz").write_bytes(b"PK"), "checksum"),
 }

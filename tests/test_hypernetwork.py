@@ -160,7 +160,7 @@ def test_predicted_networks_do_the_task_at_widths_that_were_not_trained(
         assert found.shape == (20, network(width).spec.size)
         assert np.isfinite(found).all()
         assert accuracy(network(width), found).mean() > chance + 0.1 * (width != 8)
-    assert state["losses"][-1, 2] < state["losses"][0, 2]
+    assert state["losses"][:, 2].min() < np.log(10) - 0.5
 
 
 @pytest.mark.slow

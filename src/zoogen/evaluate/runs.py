@@ -204,6 +204,7 @@ def _begin(
     if (folder / FACTS).exists():
         earlier = open_run(folder).facts
         _refuse_other_run(folder, earlier, facts)
+        _refuse_other_sides(folder, task.problem)
         facts["created"] = earlier["created"]
         facts["readers"] = {**earlier["readers"], **facts["readers"]}
     replace_file(folder / SAMPLES, _samples_file(task.problem))
@@ -228,6 +229,23 @@ def _refuse_other_run(folder: Path, earlier: Json, facts: Json) -> None:
         raise ConflictError(
             f"{folder} holds rows of another config ({', '.join(keys)} differ); only readers, "
             "seeds and tuning.trials may change in a run; choose another --out"
+        )
+
+
+def _refuse_other_sides(folder: Path, problem: Problem) -> None:
+    """Rows by a version that dealt out the same samples otherwise are not to be compared."""
+    file = folder / SAMPLES
+    if not file.exists():
+        return
+    columns = ["side", "target"] if problem.targets.shape[1] == 1 else ["side"]
+    earlier, found = (
+        pd.read_parquet(source)[[*IDENTITY, *columns]]
+        for source in (file, io.BytesIO(_samples_file(problem)))
+    )
+    if not earlier.equals(found):
+        raise ConflictError(
+            f"{folder} holds rows on other samples, sides or targets, although its config is the "
+            "same: another version of zoogen made them; choose another --out"
         )
 
 

@@ -1,4 +1,4 @@
-"""Width transfer: graph networks trained on narrow members read wide ones with the same function.
+"""Width transfer: models trained on narrow members read wide ones with the same function.
 
     python benchmarks/width_transfer.py
 
@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent))
 import jax
@@ -30,9 +30,11 @@ from zoogen.config import NetworkConfig
 from zoogen.models import (
     GraphBatch,
     GraphStack,
+    SignalStack,
     fit_graph_standard,
     frame_of,
     graph_model,
+    signal_model,
     standardise_graphs,
     unite,
 )
@@ -40,10 +42,13 @@ from zoogen.networks import Network, build_network
 
 WIDTH, WIDENED, BATCH = 16, (32, 128, 512), 64
 PROBES = np.array([[1, 0], [0, 1], [-1, 1], [1, -2]], np.float32).reshape(4, 1, 1, 2)
-STACKS = {
-    f"{order}, {messages}": GraphStack(16, 2, order, messages)
-    for order in ("forward", "together")
-    for messages in ("mean", "sum")
+STACKS: dict[str, GraphStack | SignalStack] = {
+    "signals": SignalStack(32),
+    **{
+        f"{order}, {messages}": GraphStack(16, 2, order, messages)
+        for order in ("forward", "together")
+        for messages in ("mean", "sum")
+    },
 }
 
 
@@ -109,7 +114,9 @@ def targets_of(values: np.ndarray) -> np.ndarray:
     return np.asarray(jax.jit(jax.vmap(outputs))(network.spec.unflatten(jnp.asarray(values))))
 
 
-def scores(stack: GraphStack, seed: int, arguments: argparse.Namespace) -> dict[str, float]:
+def scores(
+    stack: GraphStack | SignalStack, seed: int, arguments: argparse.Namespace
+) -> dict[str, float]:
     """R² on test members at every width."""
     begin = time.perf_counter()
     train, test = (random_members(100 * seed + i, n)
@@ -135,35 +142,65 @@ def r2(found: np.ndarray, expected: np.ndarray) -> float:
     return float(1 - residual / np.square(expected - expected.mean(axis=0)).sum())
 
 
-def trained(
-    stack: GraphStack, seed: int, values: np.ndarray, targets: np.ndarray, steps: int
-) -> Callable[[np.ndarray, int], np.ndarray]:
-    """A model fitted by Adam; it maps weights of any width to predictions."""
+class Model(NamedTuple):
+    """A model of members of any width.
+
+    Attributes:
+        init: ``key → params``.
+        read: ``(weights [m p], width) → what apply reads``.
+        apply: ``width → (params, what was read) → outputs [m o]``.
+    """
+
+    init: Callable[[jax.Array], Any]
+    read: Callable[[np.ndarray, int], Any]
+    apply: Callable[[int], Callable[[Any, Any], jax.Array]]
+
+
+def model_of(stack: GraphStack | SignalStack, values: np.ndarray, outputs: int) -> Model:
+    """The model of a stack; graphs are standardised as these training members are."""
     spec = network_of(WIDTH).spec
     frame = frame_of([spec])
-    model = graph_model(frame, targets.shape[1], stack)
+    if isinstance(stack, SignalStack):
+
+        def signals(width: int) -> Callable[[Any, Any], jax.Array]:
+            return signal_model(network_of(width).spec, outputs, stack, frame=frame).apply
+
+        init = signal_model(spec, outputs, stack, frame=frame).init
+        return Model(init, lambda weights, _: jnp.asarray(weights), signals)
+    graphs = graph_model(frame, outputs, stack)
     standard = fit_graph_standard(unite(frame, [(spec, values[:1024])]), stack.messages)
+
+    def read(weights: np.ndarray, width: int) -> GraphBatch:
+        batch = unite(frame, [(network_of(width).spec, weights)], pad=width == WIDTH)
+        return standardise_graphs(standard, batch)
+
+    return Model(graphs.init, read, lambda _: graphs.apply)
+
+
+def trained(
+    stack: GraphStack | SignalStack, seed: int, values: np.ndarray, targets: np.ndarray, steps: int
+) -> Callable[[np.ndarray, int], np.ndarray]:
+    """A model fitted by Adam; it maps weights of any width to predictions."""
+    model = model_of(stack, values, targets.shape[1])
+    apply = model.apply(WIDTH)
     optimiser = optax.adam(optax.cosine_decay_schedule(3e-3, steps))
 
     @jax.jit
-    def step(params: Any, state: Any, batch: GraphBatch, y: jax.Array) -> tuple[Any, Any]:
-        slope = jax.grad(lambda p: jnp.square(model.apply(p, batch) - y).mean())(params)
+    def step(params: Any, state: Any, batch: Any, y: jax.Array) -> tuple[Any, Any]:
+        slope = jax.grad(lambda p: jnp.square(apply(p, batch) - y).mean())(params)
         updates, state = optimiser.update(slope, state)
         return optax.apply_updates(params, updates), state
 
-    params = model.init(jax.random.key(seed))
+    params = jax.jit(model.init)(jax.random.key(seed))
     state = optimiser.init(params)
     rng = np.random.default_rng(seed)
     for _ in range(steps):
         rows = rng.choice(len(values), BATCH, replace=False)
-        batch = standardise_graphs(standard, unite(frame, [(spec, values[rows])]))
-        params, state = step(params, state, batch, targets[rows])
-    run = jax.jit(model.apply)
+        params, state = step(params, state, model.read(values[rows], WIDTH), targets[rows])
 
     def predict(weights: np.ndarray, width: int) -> np.ndarray:
-        spec = network_of(width).spec
-        parts = (unite(frame, [(spec, some)], pad=False) for some in few(weights, width))
-        batches = (standardise_graphs(standard, batch) for batch in parts)
+        run = jax.jit(model.apply(width))
+        batches = (model.read(some, width) for some in few(weights, width))
         return np.concatenate([np.asarray(run(params, batch)) for batch in batches])
 
     return predict

@@ -8,7 +8,9 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 # One cache of compiled programs for all workers and for the processes that tests start.
@@ -16,6 +18,8 @@ _CACHE = Path(tempfile.gettempdir()) / f"zoogen-tests-{os.getuid()}"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES", "none")
+
+import jax  # noqa: E402
 
 from zoogen.population import use_all_cores  # noqa: E402
 
@@ -107,3 +111,20 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str
         return int(end.value.code or 0), captured.out, captured.err
 
     return call
+
+
+@pytest.fixture(scope="session")
+def params_of() -> Callable[..., Any]:
+    """``(weight model, dtype) → params``, none of them zero; NumPy draws them without a program."""
+
+    def draw(model: Any, dtype: str = "float32") -> Any:
+        rng = np.random.default_rng(0)
+        shapes = jax.eval_shape(model.init, jax.random.key(0))
+
+        def of_leaf(leaf: Any) -> np.ndarray:
+            size = np.sqrt(max(1, *leaf.shape[:-1], 1))
+            return (rng.standard_normal(leaf.shape) / size).astype(dtype)
+
+        return jax.tree.map(of_leaf, shapes)
+
+    return draw

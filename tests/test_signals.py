@@ -36,21 +36,13 @@ NETWORKS = {
 }
 
 
-def params_of(model, dtype):
-    """Random weights of a model, none of them zero."""
-    rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
-    draw = lambda leaf: rng.standard_normal(leaf.shape) / np.sqrt(max(1, *leaf.shape[:-1], 1))  # noqa: E731
-    return jax.tree.map(lambda leaf: draw(leaf).astype(dtype), shapes)
-
-
 def relative(found, expected):
     return np.abs(found - expected).max() / np.abs(expected).max()
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("name", NETWORKS)
-def test_permutations_signs_and_scales_are_unseen(name, dtype):
+def test_permutations_signs_and_scales_are_unseen(params_of, name, dtype):
     """By models of whole networks; what models of parameters say moves as the weights do."""
     spec = NETWORKS[name]().spec
     values = np.random.default_rng(0).standard_normal((1, spec.size)).astype(dtype)
@@ -83,7 +75,7 @@ def widened(spec, values, copies, rng):
 
 
 @pytest.mark.parametrize("copies", [(2, 2, 2, 2), (1, 3, 2, 5)], ids=["even", "uneven"])
-def test_a_widening_that_keeps_the_function_of_a_relu_network_is_unseen(copies):
+def test_a_widening_that_keeps_the_function_of_a_relu_network_is_unseen(params_of, copies):
     narrow = family("mlp", "relu", depth=3)
     wide = build_network(
         NetworkConfig(family="mlp", width=sum(copies), activation="relu", depth=3), (2, 1, 1), 3

@@ -63,21 +63,13 @@ def spec_of(activation):
     return build_network(NetworkConfig(width=5, activation=activation), (1, 1, 2), 3).spec
 
 
-def params_of(model, dtype="float32"):
-    """Random weights of a model; drawing them in NumPy needs no program."""
-    rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
-    draw = lambda leaf: rng.standard_normal(leaf.shape) / np.sqrt(max(1, *leaf.shape[:-1], 1))  # noqa: E731
-    return jax.tree.map(lambda leaf: draw(leaf).astype(dtype), shapes)
-
-
 def relative(found, expected):
     return np.abs(found - expected).max() / np.abs(expected).max()
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("name", MODELS)
-def test_random_elements_of_the_symmetry_group_are_unseen(name, dtype):
+def test_random_elements_of_the_symmetry_group_are_unseen(params_of, name, dtype):
     """Permutations as they are; scales of relu units and signs of tanh units in canonical form."""
     rng = np.random.default_rng(0)
     with jax.enable_x64(dtype == "float64"):
@@ -100,7 +92,7 @@ def test_random_elements_of_the_symmetry_group_are_unseen(name, dtype):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS | SIGNALS)
-def test_one_program_gives_finite_gradients_and_the_outputs_of_none(name):
+def test_one_program_gives_finite_gradients_and_the_outputs_of_none(params_of, name):
     spec = spec_of("relu")
     model, traces = (MODELS | SIGNALS)[name](spec), []
     params = params_of(model)
@@ -121,7 +113,7 @@ def test_one_program_gives_finite_gradients_and_the_outputs_of_none(name):
 
 
 @pytest.mark.parametrize("name", MODELS | SIGNALS)
-def test_a_member_is_read_alone(name):
+def test_a_member_is_read_alone(params_of, name):
     """Also where a unit stands by itself, and where all its weights are zero."""
     spec = build_network(NetworkConfig(width=1), (1, 1, 2), 3).spec
     model = (MODELS | SIGNALS)[name](spec)

@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, Int
 
 from zoogen.errors import ConfigError
+from zoogen.generators.batches import in_batches
 from zoogen.generators.fitting import Fitted, Objective, fit
 from zoogen.generators.generator import Effort
 from zoogen.models.heads import initial_matrix, initial_mlp, mlp
@@ -210,11 +211,8 @@ def _loss(model: Autoencoder, kl: float, params: Tree, data: Any, drawn: _Draws)
 def encoded(model: Autoencoder, params: Tree, values: Float32[np.ndarray, "n p"]) -> Code:
     """Codes of all members."""
     run = jax.jit(model.encode)
-    parts = [run(params, values[i : i + BATCH]) for i in range(0, len(values), BATCH)]
-    return Code(
-        np.concatenate([np.asarray(part.mean) for part in parts]),
-        np.concatenate([np.asarray(part.deviation) for part in parts]),
-    )
+    found: Code = in_batches(lambda _, rows: run(params, rows), (values,), BATCH)
+    return found
 
 
 def decoded(
@@ -222,5 +220,5 @@ def decoded(
 ) -> Float32[np.ndarray, "n p"]:
     """Weights of all codes."""
     run = jax.jit(model.decode)
-    parts = [run(params, codes[i : i + BATCH]) for i in range(0, len(codes), BATCH)]
-    return np.concatenate(list(map(np.asarray, parts)))
+    found: np.ndarray = in_batches(lambda _, rows: run(params, rows), (codes,), BATCH)
+    return found

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, Int
 
 from zoogen.errors import ConfigError
+from zoogen.generators.batches import in_batches
 from zoogen.generators.dataset_encoder import (
     DatasetEncoder,
     Examples,
@@ -236,12 +237,14 @@ def denoised(
         ConfigError: for no steps, or too many.
     """
     path = steps_of(steps)
-    parts = []
-    for number, start in enumerate(range(0, len(conditions), BATCH)):
+
+    def run(number: int, asked: np.ndarray) -> Array:
         key = jax.random.fold_in(jax.random.key(seed), number)
-        asked = conditions[start : start + BATCH]
-        parts.append(np.asarray(_denoised(field, codes, guidance, params, asked, path, key)))
-    return np.concatenate(parts)
+        found: Array = _denoised(field, codes, guidance, params, asked, path, key)
+        return found
+
+    found: np.ndarray = in_batches(run, (conditions,), BATCH)
+    return found
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

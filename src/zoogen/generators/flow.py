@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Float32
 from scipy.special import expit, ndtri
 
 from zoogen.errors import ConfigError
+from zoogen.generators.batches import in_batches
 from zoogen.generators.fitting import Fitted, Objective, fit
 from zoogen.generators.generator import Effort
 
@@ -206,15 +207,14 @@ def integrate(
         Vanden-Eijnden, Stochastic interpolants, 2023 (noise on the way).
     """
     refuse_unknown_path(path)
-    parts = []
-    for number, start in enumerate(range(0, len(noise), batch)):
-        rows = slice(start, start + batch)
-        missing = batch - len(noise[rows]) if start else 0  # one compilation
-        filled = [np.pad(a[rows], ((0, missing), (0, 0))) for a in (noise, conditions)]
+
+    def run(number: int, noise: np.ndarray, conditions: np.ndarray) -> Array:
         key = jax.random.fold_in(jax.random.key(seed), number)
-        carried = np.asarray(_carried(field, path, params, *filled, key))
-        parts.append(carried[: len(noise[rows])])
-    return np.concatenate(parts)
+        carried: Array = _carried(field, path, params, noise, conditions, key)
+        return carried
+
+    found: np.ndarray = in_batches(run, (noise, conditions), batch)
+    return found
 
 
 @partial(jax.jit, static_argnums=(0, 1))

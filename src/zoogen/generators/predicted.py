@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Float32, Int
 from zoogen.data import Dataset, normalise
 from zoogen.errors import ConfigError
 from zoogen.generators.baselines import Values
+from zoogen.generators.batches import in_batches
 from zoogen.generators.fitting import Objective, fit, restored
 from zoogen.generators.flow import FORGET_ALL, FORGET_ONE
 from zoogen.generators.generator import Effort, Fittable, Options, Request, Source, State
@@ -108,14 +109,12 @@ def sample_hypernetwork(source: Source, state: State, options: Options, request:
     model = _hypernetwork(source.network, (rows, columns), request.conditions.shape[1], size)
     params = restored(model.init, state["params"])
     latent = np.random.default_rng(request.seed).random((request.count, size.latent), np.float32)
-    parts = []
-    for start in range(0, request.count, BATCH):
-        told = request.conditions[start : start + BATCH], latent[start : start + BATCH]
-        missing = BATCH - len(told[1]) if start else 0  # one compilation
-        filled = [np.pad(rows, ((0, missing), (0, 0))) for rows in told]
-        found = np.asarray(_predicted(model, source.network.spec, params, *filled))
-        parts.append(found[: len(told[1])])
-    return np.concatenate(parts)
+
+    def run(_: int, conditions: np.ndarray, latent: np.ndarray) -> Any:
+        return _predicted(model, source.network.spec, params, conditions, latent)
+
+    found: Values = in_batches(run, (request.conditions, latent), BATCH)
+    return found
 
 
 @partial(jax.jit, static_argnums=(0, 1))

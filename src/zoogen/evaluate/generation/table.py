@@ -9,6 +9,8 @@ from zoogen.evaluate.generation.conditioning import Conditioned
 from zoogen.evaluate.generation.report import Report, Spread, over_seeds
 
 Row = Callable[[Report], str]
+Rows = dict[str, tuple[str, Row | None, Row]]
+"""Measure → its ideal, its value for held-out members, and its value for a generator."""
 
 
 def generation_table(reports: Sequence[Report]) -> str:
@@ -39,62 +41,71 @@ def percent(value: float) -> str:
     return number(100 * value, 1)
 
 
-def _rows(reports: Sequence[Report]) -> dict[str, tuple[str, Row | None, Row]]:
-    """Measure → its ideal, its value for held-out members, and its value for a generator."""
-    rows: dict[str, tuple[str, Row | None, Row]] = {
-        "training runs / fits": ("", None, lambda r: f"{r.members} / {r.fits}"),
-        "samples (not finite)": ("≥ 500 (0)", None, lambda r: f"{r.samples} ({r.invalid})"),
-        "accuracy %, mean ± std": (
-            "as held-out",
-            lambda r: _spread(r.real_accuracy),
-            lambda r: _spread(r.accuracy),
+_ACCURACY: Rows = {
+    "training runs / fits": ("", None, lambda r: f"{r.members} / {r.fits}"),
+    "samples (not finite)": ("≥ 500 (0)", None, lambda r: f"{r.samples} ({r.invalid})"),
+    "accuracy %, mean ± std": (
+        "as held-out",
+        lambda r: _spread(r.real_accuracy),
+        lambda r: _spread(r.accuracy),
+    ),
+    "accuracy %, mean ± std over seeds": ("", None, lambda r: _over_seeds(r, "accuracy", 100)),
+    "accuracy %, q10 / 50 / 90 / best": (
+        "as held-out",
+        lambda r: _quantiles(r, real=True),
+        lambda r: _quantiles(r, real=False),
+    ),
+}  # fmt: skip
+_COPYING: Rows = {
+    "ZU, all samples": ("0", None, lambda r: number(r.copying.zu)),
+    "ZU, mean ± std over seeds": ("0", None, lambda r: _over_seeds(r, "zu")),
+    "distance to nearest training member ÷ held-out": (
+        "1", lambda r: "1.00", lambda r: number(r.copying.distance_ratio),
+    ),
+    "duplicates %": ("0", None, lambda r: percent(r.copying.duplicates)),
+    "largest overlap of wrong predictions, test images": (
+        "as held-out",
+        lambda r: number(r.copying.plain_overlap_held_out, 3),
+        lambda r: number(r.copying.plain_overlap, 3),
+    ),
+    "… on the view of the gate": (
+        "as held-out",
+        lambda r: number(r.copying.overlap_held_out, 3),
+        lambda r: number(r.copying.overlap, 3),
+    ),
+    "distance of functions ÷ held-out (ZU)": (
+        "1 (0)", lambda r: "1.00",
+        lambda r: f"{number(r.copying.functional_ratio)} ({number(r.copying.functional_zu)})",
+    ),
+}  # fmt: skip
+_DIVERSITY: Rows = {
+    "distance of pairs ÷ real": ("1", None, lambda r: number(r.diversity.distance_ratio)),
+    "overlap of pairs ÷ real": ("1", None, lambda r: number(r.diversity.overlap_ratio)),
+    "effective rank ÷ real": ("1", None, lambda r: number(r.diversity.rank_ratio)),
+    "spread ÷ real, least to largest over tensors": (
+        "1", None, lambda r: _range(r.diversity.spread_ratio.values()),
+    ),
+    "root mean square ÷ real, least to largest": (
+        "1", None, lambda r: _range(r.diversity.size_ratio.values()),
+    ),
+}  # fmt: skip
+_YIELD: Rows = {
+    "novelty-gated yield %": (
+        "as held-out", lambda r: percent(r.novelty.nominal), lambda r: percent(r.novelty.all),
+    ),
+    "yield %, mean ± std over seeds": ("", None, lambda r: _over_seeds(r, "novel_yield", 100)),
+    "… accurate / distant / different %": (
+        "", None,
+        lambda r: " / ".join(
+            map(percent, (r.novelty.accurate, r.novelty.distant, r.novelty.different))
         ),
-        "accuracy %, mean ± std over seeds": ("", None, lambda r: _over_seeds(r, "accuracy", 100)),
-        "accuracy %, q10 / 50 / 90 / best": (
-            "as held-out",
-            lambda r: _quantiles(r, real=True),
-            lambda r: _quantiles(r, real=False),
-        ),
-        "ZU, all samples": ("0", None, lambda r: number(r.copying.zu)),
-        "ZU, mean ± std over seeds": ("0", None, lambda r: _over_seeds(r, "zu")),
-        "distance to nearest training member ÷ held-out": (
-            "1", lambda r: "1.00", lambda r: number(r.copying.distance_ratio),
-        ),
-        "duplicates %": ("0", None, lambda r: percent(r.copying.duplicates)),
-        "largest overlap of wrong predictions, test images": (
-            "as held-out",
-            lambda r: number(r.copying.plain_overlap_held_out, 3),
-            lambda r: number(r.copying.plain_overlap, 3),
-        ),
-        "… on the view of the gate": (
-            "as held-out",
-            lambda r: number(r.copying.overlap_held_out, 3),
-            lambda r: number(r.copying.overlap, 3),
-        ),
-        "distance of functions ÷ held-out (ZU)": (
-            "1 (0)", lambda r: "1.00",
-            lambda r: f"{number(r.copying.functional_ratio)} ({number(r.copying.functional_zu)})",
-        ),
-        "distance of pairs ÷ real": ("1", None, lambda r: number(r.diversity.distance_ratio)),
-        "overlap of pairs ÷ real": ("1", None, lambda r: number(r.diversity.overlap_ratio)),
-        "effective rank ÷ real": ("1", None, lambda r: number(r.diversity.rank_ratio)),
-        "spread ÷ real, least to largest over tensors": (
-            "1", None, lambda r: _range(r.diversity.spread_ratio.values()),
-        ),
-        "root mean square ÷ real, least to largest": (
-            "1", None, lambda r: _range(r.diversity.size_ratio.values()),
-        ),
-        "novelty-gated yield %": (
-            "as held-out", lambda r: percent(r.novelty.nominal), lambda r: percent(r.novelty.all),
-        ),
-        "yield %, mean ± std over seeds": ("", None, lambda r: _over_seeds(r, "novel_yield", 100)),
-        "… accurate / distant / different %": (
-            "", None,
-            lambda r: " / ".join(
-                map(percent, (r.novelty.accurate, r.novelty.distant, r.novelty.different))
-            ),
-        ),
-    }  # fmt: skip
+    ),
+}  # fmt: skip
+
+
+def _rows(reports: Sequence[Report]) -> Rows:
+    """What every report has, then what hangs on baselines, sizes and conditions of these."""
+    rows = _ACCURACY | _COPYING | _DIVERSITY | _YIELD
     if any(report.recalibrated for report in reports):
         rows["accuracy %, running statistics computed anew"] = (
             "", None, lambda r: _spread(r.recalibrated),

@@ -1,11 +1,12 @@
-"""Times graph networks and token models, forward and backward, beside the equivariant stack.
+"""Times graph networks, signals and token models, beside the equivariant stack.
 
     python benchmarks/graph_models.py
 
-Batches of 64 members, heads for one number per network, sum of squares as loss. Every model runs in
-a process of its own, on one core and one thread; rounds of all models are interleaved. Time is CPU
-time of the process, most memory that of the whole process, libraries included. Graph networks read
-batches of one spec, as mixed batches of the same number of edges cost the same.
+Forward and backward. Batches of 64 members, heads for one number per network, sum of squares as
+loss. Every model runs in a process of its own, on one core and one thread; rounds of all models are
+interleaved. Time is CPU time of the process, most memory that of the whole process, libraries
+included. Graph networks read batches of one spec, as mixed batches of the same number of edges cost
+the same.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from zoogen.models import (
     frame_of,
     graph_model,
     network_model,
+    signal_model,
     token_model,
     token_parameter_model,
     unite,
@@ -62,6 +64,7 @@ MODELS: dict[str, Callable[[ParamSpec, np.ndarray], Built]] = {
     "graph together sum 4×32": graphs("together", "sum"),
     "graph forward mean 4×32": graphs("forward", "mean"),
     "graph forward sum 4×32": graphs("forward", "sum"),
+    "signals 32": lambda s, w: (signal_model(s, 1), w),
     "tokens units 4×64": lambda s, w: (token_model(s, 1), w),
     "tokens units, parameters 4×64": lambda s, w: (token_parameter_model(s), w),
     "tokens plain 4×64": lambda s, w: (token_model(s, 1, TokenStack("plain")), w),

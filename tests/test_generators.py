@@ -615,7 +615,8 @@ def test_a_run_is_judged_on_its_own_population(
     fit = ["train-generator", tmp_path / "copies.toml", "--zoo", zoo.path]
     assert run(*fit, "--out", tmp_path / "run")[0] == 0
     judge = ["evaluate-generator", tmp_path / "run", "--out", tmp_path / "report"]
-    code, out, _ = run(*judge, "--zoo", zoo.path, "-n", 30)
+    other = other_digits(zoo, tmp_path)
+    code, out, _ = run(*judge, "--zoo", zoo.path, "-n", 30, "--other-data", other)
     assert code == 0
     from zoogen.evaluate.generation import from_json
 
@@ -623,7 +624,14 @@ def test_a_run_is_judged_on_its_own_population(
     assert report.copying.zu < -3
     assert report.novelty.all == 0
     assert {curve.name for curve in report.curves} >= {"noise", "average, aligned", "PCA-Gaussian"}
-    assert {start.name for start in report.starts} == {"generated", "nearest", "scratch"}
+    names = {"generated", "nearest", "scratch"}
+    own, elsewhere = (
+        {start.name: start.accuracy for start in report.starts if start.data == data}
+        for data in (zoo.dataset.name, "other")
+    )
+    assert set(own) == set(elsewhere) == names
+    assert elsewhere["generated"][0] < own["generated"][0] / 2  # labels mean other digits
+    assert all(found[-1] > found[0] + 0.1 for found in elsewhere.values())  # and are learned
     assert report.cost is not None
     assert report.cost.fresh_seconds > 0
     assert "seeds are of the samples" in " ".join(report.notes)
@@ -631,3 +639,31 @@ def test_a_run_is_judged_on_its_own_population(
     code, _, err = run(*judge, "--zoo", tiny_zoo)
     assert code in (2, 3)
     assert "zoogen: " in err
+    (tmp_path / "none.toml").write_text('name = "none"\n')
+    code, _, err = run(*judge, "--zoo", zoo.path, "--other-data", tmp_path / "none.toml")
+    assert code == 2
+    assert "none.toml: no table [data]" in err
+
+
+def other_digits(zoo: Zoo, directory: Path) -> Path:
+    """A config of digits under other names: 0 is called 1, and so on."""
+    dataset, path = zoo.dataset, directory / "other.npz"
+    np.savez(
+        path,
+        x_train=dataset.train.images,
+        y_train=(dataset.train.labels + 1) % 10,
+        x_test=dataset.test.images,
+        y_test=(dataset.test.labels + 1) % 10,
+    )
+    config = path.with_suffix(".toml")
+    config.write_text(f'[data]\nsource = "npz"\npath = "{path}"\n')
+    return config
+
+
+def test_a_generator_is_told_of_data_like_its_own(zoo: Zoo, tmp_path: Path) -> None:
+    fitted = train_generator(config("gaussian"), zoo, tmp_path / "run")
+    odd = replace(zoo.dataset, classes=7)
+    with pytest.raises(ConfigError, match="of 7 classes, expected .* of 10"):
+        fitted.sample(2, dataset=odd)
+    same = fitted.sample(2, dataset=zoo.dataset)
+    assert np.array_equal(same, fitted.sample(2))

@@ -338,6 +338,12 @@ def evaluate_generator(
     ] = None,
     samples: Annotated[int, typer.Option("-n", min=1, help="Networks of each, unselected.")] = 501,
     seeds: Annotated[int, typer.Option(min=1, help="Of the samples.")] = 3,
+    other_data: Annotated[
+        list[Path],
+        typer.Option(
+            metavar="CONFIG", help="Also train samples on the [data] of this TOML file; repeatable."
+        ),
+    ] = [],
     as_json: AsJson = False,
 ) -> None:
     """Judge unselected samples: copies, diversity, yield, gains, starts, cost; page and table.
@@ -346,12 +352,15 @@ def evaluate_generator(
     population.members make its curve over the number of training runs.
     """
     from zoogen import generators
+    from zoogen.config import load_data_config
+    from zoogen.data import load
     from zoogen.evaluate import generation
     from zoogen.zoo import open_zoo
 
     opened = open_zoo(zoo)
     runs = [generators.open_run(path) for path in run]
-    reports = generation.evaluate_runs(runs, opened, samples, seeds, _reporter())
+    others = [load(load_data_config(path)) for path in other_data]
+    reports = generation.evaluate_runs(runs, opened, samples, seeds, _reporter(), others)
     files = generation.render(reports, out or run[0] / "report")
     table = next(path for path in files if path.suffix == ".md").read_text()
     _print({"files": [str(path) for path in files]} if as_json else table, as_json)

@@ -11,6 +11,7 @@ from zoogen.config.files import (
     changed,
     config_hash,
     load_config,
+    load_data_config,
     load_table,
     parse_config,
 )
@@ -57,6 +58,7 @@ __all__ = [
     "changed",
     "config_hash",
     "load_config",
+    "load_data_config",
     "load_table",
     "parse_config",
     "validated",

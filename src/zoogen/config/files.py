@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from zoogen.config.schema import Config, Model, validate, validated
+from zoogen.config.sections import DataConfig
 from zoogen.errors import ConfigError, NotFoundError
 
 
@@ -37,6 +38,19 @@ def load_table(model: type[Model], path: str | Path, overrides: Sequence[str] = 
         ConfigError: with one line per mistake: file, key, found, allowed.
     """
     return validated(model, _overridden(_read_toml(Path(path)), overrides), str(path))
+
+
+def load_data_config(path: str | Path) -> DataConfig:
+    """The ``[data]`` of a TOML file, a config of a zoo or any other; the rest is not read.
+
+    Raises:
+        NotFoundError: if there is no such file.
+        ConfigError: with one line per mistake: file, key, found, allowed.
+    """
+    table = _read_toml(Path(path)).get("data")
+    if not isinstance(table, dict):
+        raise ConfigError(f"{path}: no table [data]; expected one, with a source")
+    return validated(DataConfig, table, f"{path}: data")
 
 
 def changed(table: dict[str, Any], overrides: Sequence[str], where: str) -> Config:

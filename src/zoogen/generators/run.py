@@ -7,7 +7,7 @@ import io
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from jaxtyping import Float32
 from zoogen.config import PER_MEMBER_PARAMETERS, Config, parse_config
 from zoogen.config.schema import validated
 from zoogen.config.wording import nearest
-from zoogen.data import load
+from zoogen.data import Dataset, load
 from zoogen.errors import ConfigError, ConflictError, CorruptZooError, NotFoundError
 from zoogen.generators.conditions import Conditioning, Wish, conditioning_of
 from zoogen.generators.config import GeneratorConfig
@@ -96,6 +96,7 @@ class Run:
         seed: int = 0,
         wish: Wish | None = None,
         options: Mapping[str, Any] | None = None,
+        dataset: Dataset | None = None,
     ) -> Float32[np.ndarray, "n p"]:
         """Weights of new networks; equal arguments give equal weights.
 
@@ -104,26 +105,42 @@ class Run:
             seed: of all noise.
             wish: condition → number or class; the rest is left open.
             options: that replace those of the run, for example ``guidance``.
+            dataset: that the generator is told of in place of the members' own, with as many
+                classes and as large images; it changes nothing of generators that read no images.
 
         Raises:
             ConfigError: for a condition that the run does not know, an option that the generator
-                does not have, or no networks.
+                does not have, a data set of other images or classes, or no networks.
         """
         if count < 1:
             raise ConfigError(f"sample: found {count} networks, expected at least 1")
         rows = self.conditioning.of_wish(wish or {}, count)
-        return self.sample_rows(rows, seed, options)
+        return self.sample_rows(rows, seed, options, dataset)
 
     def sample_rows(
         self,
         conditions: Float32[np.ndarray, "n e"],
         seed: int = 0,
         options: Mapping[str, Any] | None = None,
+        dataset: Dataset | None = None,
     ) -> Float32[np.ndarray, "n p"]:
         """One network per condition vector; see :meth:`sample`."""
         chosen = {**self.options, **_known_options(self.config.generator, options or {})}
         request = Request(seed, len(conditions), conditions)
-        return self.generator.sample(self.source, self.state, chosen, request)
+        return self.generator.sample(self._told(dataset), self.state, chosen, request)
+
+    def _told(self, dataset: Dataset | None) -> Source:
+        if dataset is None:
+            return self.source
+        info = self.facts["info"]
+        expected = tuple(info["image_shape"]), info["classes"]
+        found = dataset.image_shape, dataset.classes
+        if found != expected:
+            raise ConfigError(
+                f"data set {dataset.name}: found images {found[0]} of {found[1]} classes, expected "
+                f"{expected[0]} of {expected[1]}, those of {self.facts['zoo']!r}"
+            )
+        return replace(self.source, dataset=lambda: dataset)
 
 
 # ---------------------------------------------------------------------------------------- fit

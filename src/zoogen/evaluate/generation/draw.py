@@ -77,8 +77,8 @@ def _panels(reports: Reports) -> list[Panel]:
     ]
     conditioned = [(r, c) for r in reports for c in r.conditions]
     metrics = dict.fromkeys(found.metric for r in reports for found in r.landscape)
-    if any(report.starts for report in reports):
-        every.append(partial(_starts, reports=reports))
+    trained_on = dict.fromkeys(start.data for r in reports for start in r.starts)
+    every += [partial(_starts, reports=reports, data=data) for data in trained_on]
     if any(report.scaling for report in reports):
         every += [partial(_scaling, reports=reports, of=of) for of in _SCALING]
     every += [partial(_condition, report=r, condition=c) for r, c in conditioned]
@@ -280,14 +280,14 @@ def _ensembles(axes: Axes, reports: Reports) -> None:
     axes.set_ylabel("test accuracy, %")
 
 
-def _starts(axes: Axes, reports: Reports) -> None:
+def _starts(axes: Axes, reports: Reports, data: str) -> None:
     """Trained on from samples and from their nearest training members; scratch once."""
     first = next(report for report in reports if report.starts)
     shown = [
         (start, REAL if start.name == SCRATCH else _colour(k))
         for k, report in enumerate(reports)
         for start in report.starts
-        if start.name != SCRATCH or report is first
+        if start.data == data and (start.name != SCRATCH or report is first)
     ]
     for start, colour in shown:
         places = np.arange(len(start.epochs))
@@ -297,7 +297,7 @@ def _starts(axes: Axes, reports: Reports) -> None:
             linewidth=1.2,
         )  # fmt: skip
         axes.set_xticks(places, [str(epoch) for epoch in start.epochs])
-    axes.set_title("Training on; dashed: nearest, dotted: scratch", size=8)
+    axes.set_title(f"Trained on {data}; dashed: nearest, dotted: scratch", size=8)
     axes.set_xlabel("epochs, each at its best learning rate")
     axes.set_ylabel("test accuracy, %")
 

@@ -10,9 +10,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Bool
 
 from zoogen.data import Dataset
 from zoogen.errors import ConfigError, ConflictError
+from zoogen.evaluate.generation.behaviour import wrong_predictions
 from zoogen.evaluate.generation.cost import Cost, training_seconds
 from zoogen.evaluate.generation.evaluator import Evaluator, exam_of
 from zoogen.evaluate.generation.fits import Fits, Values, generators_of
@@ -88,15 +90,25 @@ class Ground:
 
 
 def evaluate_run(
-    run: Run, zoo: Zoo, samples: int = 501, seeds: int = 3, reporter: Reporter = silent
+    run: Run,
+    zoo: Zoo,
+    samples: int = 501,
+    seeds: int = 3,
+    reporter: Reporter = silent,
+    others: Sequence[Dataset] = (),
 ) -> Report:
     """Judge one run; see :func:`evaluate_runs`."""
-    (report,) = evaluate_runs([run], zoo, samples, seeds, reporter)
+    (report,) = evaluate_runs([run], zoo, samples, seeds, reporter, others)
     return report
 
 
 def evaluate_runs(
-    runs: Sequence[Run], zoo: Zoo, samples: int = 501, seeds: int = 3, reporter: Reporter = silent
+    runs: Sequence[Run],
+    zoo: Zoo,
+    samples: int = 501,
+    seeds: int = 3,
+    reporter: Reporter = silent,
+    others: Sequence[Dataset] = (),
 ) -> tuple[Report, ...]:
     """Judge runs by the whole protocol, on unselected samples.
 
@@ -110,14 +122,16 @@ def evaluate_runs(
         samples: networks of each generator to judge, over all seeds.
         seeds: of the samples, where there is one fit.
         reporter: shows progress; silent by default.
+        others: data sets that no member saw, on which samples are trained, too; generators that
+            look at images are told of them.
 
     Returns:
         A report a generator, in the order of the runs.
 
     Raises:
         ConflictError: if a run was fitted on another population.
-        ConfigError: if there are fewer samples than seeds, two runs are the same fit, or runs have
-            different held-out members.
+        ConfigError: if there are fewer samples than seeds, two runs are the same fit, runs have
+            different held-out members, or another data set has other images or classes.
         DataUnavailableError: if the data set can't be had.
     """
     generators = generators_of(runs)
@@ -131,7 +145,9 @@ def evaluate_runs(
     grounds = _grounds(runs, zoo)
     steps = sum(len(points) + 4 for points in generators)
     with reporter("evaluate", steps, "parts") as done:
-        return tuple(_report(points, grounds, samples, seeds, done) for points in generators)
+        return tuple(
+            _report(points, grounds, samples, seeds, others, done) for points in generators
+        )
 
 
 def _grounds(runs: Sequence[Run], zoo: Zoo) -> Mapping[str, Ground]:
@@ -170,6 +186,7 @@ def _report(
     grounds: Mapping[str, Ground],
     samples: int,
     seeds: int,
+    others: Sequence[Dataset],
     done: Callable[[int], None],
 ) -> Report:
     """On the fits with most training members, and on those with fewer."""
@@ -184,7 +201,9 @@ def _report(
     done(1)
     curves = ground.curves
     done(1)
-    starts = _starts(ground, found.weights)
+    starts = _starts(ground, ground.dataset, found.weights)
+    for other in others:
+        starts += _starts(ground, other, fits.first.sample(STARTS, dataset=other))
     done(1)
     beside = Beside(
         curves=curves,
@@ -232,12 +251,18 @@ def _curves(evaluator: Evaluator, run: Run, parts: Parted) -> Iterator[Curve]:
         yield evaluator.curve(name, settings)
 
 
-def _starts(ground: Ground, weights: Values) -> tuple[Start, ...]:
+def _starts(ground: Ground, dataset: Dataset, weights: Values) -> tuple[Start, ...]:
+    """Training on a data set from the first samples, and from the members nearest to them."""
     usable = weights[ground.evaluator.usable(weights)][:STARTS]
     if not len(usable):
         return ()
     starts = {"generated": usable, "nearest": ground.evaluator.nearest_members(usable)}
-    return compare_starts(ground.run.zoo_config, ground.dataset, starts, ground.evaluator.wrong)
+    exam, _ = exam_of(dataset)
+
+    def wrong(values: Values) -> Bool[np.ndarray, "n b"]:
+        return wrong_predictions(ground.evaluator.network, values, *exam)
+
+    return compare_starts(ground.run.zoo_config, dataset, starts, wrong)
 
 
 # -------------------------------------------------------------------------------------------- cost

@@ -28,6 +28,7 @@ class Start:
 
     Attributes:
         name: what it starts from.
+        data: name of the data set that it is trained on.
         rate: the learning rate of highest accuracy, after the last epoch, on the test images that
             choose it.
         epochs: when the accuracy is taken.
@@ -37,6 +38,7 @@ class Start:
     """
 
     name: str
+    data: str
     rate: float
     epochs: tuple[int, ...]
     accuracy: tuple[float, ...]
@@ -88,16 +90,16 @@ def compare_starts(
     right = right.reshape(len(every), len(rates), count, len(epochs), -1)
     chosen = right[..., -1, ::2].mean(axis=(2, 3)).argmax(axis=1)
     return tuple(
-        _start(name, float(rates[rate]), epochs, found[rate, ..., 1::2].mean(axis=-1))
+        _start(name, dataset.name, float(rates[rate]), epochs, found[rate, ..., 1::2].mean(axis=-1))
         for name, rate, found in zip(every, chosen, right, strict=True)
     )
 
 
-def _start(name: str, rate: float, epochs: Sequence[int], accuracy: np.ndarray) -> Start:
+def _start(name: str, data: str, rate: float, epochs: Sequence[int], accuracy: np.ndarray) -> Start:
     means, deviations = (
         tuple(map(float, v)) for v in (accuracy.mean(axis=0), accuracy.std(axis=0))
     )
-    return Start(name, rate, tuple(map(int, epochs)), means, deviations)
+    return Start(name, data, rate, tuple(map(int, epochs)), means, deviations)
 
 
 def _constant(config: Config, epochs: int) -> Config:

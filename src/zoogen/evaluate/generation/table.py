@@ -255,9 +255,10 @@ def _costs(reports: Sequence[Report]) -> list[str]:
     starts = [(r.name, s) for r in reports for s in r.starts]
     if starts:
         epochs = starts[0][1].epochs
-        lines = [["from", "rate", *[f"{e} epochs" for e in epochs]], ["---"] * (2 + len(epochs))]
+        head = ["from", "data", "rate", *[f"{e} epochs" for e in epochs]]
+        lines = [head, ["---"] * len(head)]
         lines += [
-            [f"{name}: {start.name}", f"{start.rate:g}", *map(percent, start.accuracy)]
+            [f"{name}: {start.name}", start.data, f"{start.rate:g}", *map(percent, start.accuracy)]
             for name, start in starts
         ]
         tables.append("Accuracy % after training\n\n" + _markdown(lines))

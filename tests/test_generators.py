@@ -663,7 +663,7 @@ def other_digits(zoo: Zoo, directory: Path) -> Path:
 def test_a_generator_is_told_of_data_like_its_own(zoo: Zoo, tmp_path: Path) -> None:
     fitted = train_generator(config("gaussian"), zoo, tmp_path / "run")
     odd = replace(zoo.dataset, classes=7)
-    with pytest.raises(ConfigError, match="of 7 classes, expected .* of 10"):
+    with pytest.raises(ConfigError, match=r"of 7 classes, expected .* of 10"):
         fitted.sample(2, dataset=odd)
     same = fitted.sample(2, dataset=zoo.dataset)
     assert np.array_equal(same, fitted.sample(2))

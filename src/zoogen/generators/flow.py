@@ -25,6 +25,7 @@ from zoogen.errors import ConfigError
 from zoogen.generators.batches import in_batches
 from zoogen.generators.fitting import Fitted, Objective, fit
 from zoogen.generators.generator import Effort
+from zoogen.generators.sight import AT_ONCE, Sight
 
 Tree = Any
 
@@ -38,10 +39,13 @@ class Field(NamedTuple):
     Attributes:
         init: ``key → params``.
         apply: ``(params, x_t [b d], condition [b e + 2 · FREQUENCIES]) → F [b d]``.
+        matrices: ``params → tree of booleans``: which are matrices that Muon moves; ``None``: Adam
+            moves all.
     """
 
     init: Callable[[Array], Tree]
     apply: Callable[[Tree, Float[Array, "b d"], Float[Array, "b e"]], Float[Array, "b d"]]
+    matrices: Callable[[Tree], Tree] | None = None
 
 
 class Data(NamedTuple):
@@ -71,6 +75,18 @@ def condition_size(size: int) -> int:
 
 
 # ---------------------------------------------------------------------------------------- fit
+class Seen(NamedTuple):
+    """A second part of the loss: errors as the members' own functions see them.
+
+    Attributes:
+        sight: of the members.
+        weight: of this part; it grows with time, as guesses turn into networks.
+    """
+
+    sight: Sight
+    weight: float
+
+
 class _Draws(NamedTuple):
     """Everything random in some steps."""
 
@@ -78,10 +94,16 @@ class _Draws(NamedTuple):
     noise: Any
     time: Any
     forget: Any
+    inputs: Any
 
 
 def fit_field(
-    field: Field, train: Data, validation: Data, effort: Effort, coupling: Coupling = independent
+    field: Field,
+    train: Data,
+    validation: Data,
+    effort: Effort,
+    coupling: Coupling = independent,
+    seen: Seen | None = None,
 ) -> Fitted:
     """Fit a field by flow matching.
 
@@ -91,6 +113,8 @@ def fit_field(
         validation: on the same scale; decides which look counts.
         effort: steps, batch size, learning rate, looks and seed.
         coupling: of noise and data.
+        seen: how errors are seen by networks whose weights the data are; by default they count as
+            they are.
 
     Raises:
         ConfigError: if the loss is not finite.
@@ -105,14 +129,17 @@ def fit_field(
         name="flow",
         numbers=train.values.shape[1],
         init=field.init,
-        draw=partial(_draws, coupling),
-        loss=partial(_loss, field),
+        draw=partial(_draws, coupling, seen.sight.inputs if seen else 0),
+        loss=partial(_loss, field, seen),
         judged=lambda draws: draws._replace(forget=np.zeros_like(draws.forget)),
+        matrices=field.matrices,
     )
     return fit(objective, train, validation, effort)
 
 
-def _draws(coupling: Coupling, data: Data, batch: int, steps: int, seed: list[int]) -> _Draws:
+def _draws(
+    coupling: Coupling, inputs: int, data: Data, batch: int, steps: int, seed: list[int]
+) -> _Draws:
     rng = np.random.default_rng(seed)
     dimension, entries = data.values.shape[1], data.conditions.shape[1]
     rows = np.stack([rng.choice(len(data.values), batch, replace=False) for _ in range(steps)])
@@ -124,17 +151,25 @@ def _draws(coupling: Coupling, data: Data, batch: int, steps: int, seed: list[in
     time = expit(ndtri((parts + rng.uniform(1e-6, 1 - 1e-6, parts.shape)) / batch))
     open_ = rng.random((steps, batch, 1)) < FORGET_ALL
     forget = open_ | (rng.random((steps, batch, entries)) < FORGET_ONE)
-    return _Draws(rows, flat.reshape(noise.shape), time.astype(np.float32), forget)
+    looked = rng.integers(inputs, size=(steps, AT_ONCE)) if inputs else np.zeros((steps, 0), int)
+    return _Draws(rows, flat.reshape(noise.shape), time.astype(np.float32), forget, looked)
 
 
-def _loss(field: Field, params: Tree, data: Data, drawn: _Draws) -> Float[Array, ""]:
-    """Mean squared error of ``F``."""
+def _loss(
+    field: Field, seen: Seen | None, params: Tree, data: Data, drawn: _Draws
+) -> Float[Array, ""]:
+    """Mean squared error of ``F``, and as it is seen from the data that are guessed with it."""
     x1, t = data.values[drawn.rows], drawn.time[:, None]
     conditions = jnp.where(drawn.forget, 0, data.conditions[drawn.rows])
     x, square = (1 - t) * drawn.noise + t * x1, t**2 + (1 - t) ** 2
     target = jnp.sqrt(square) * (x1 - drawn.noise - (2 * t - 1) / square * x)
     found = field.apply(params, x, with_time(conditions, drawn.time))
-    return jnp.square(found - target).mean()
+    loss = jnp.square(found - target).mean()
+    if seen is None:
+        return loss
+    guess = (t * x + (1 - t) * jnp.sqrt(square) * found) / square
+    squared = seen.sight.squared(guess, found - target, drawn.noise, drawn.inputs)
+    return loss + seen.weight * (drawn.time * squared).mean()
 
 
 def with_time(

@@ -16,12 +16,14 @@ from zoogen.generators.flow import (
     Data,
     Field,
     Path,
+    Seen,
     fit_field,
     independent,
     integrate,
     refuse_unknown_path,
 )
 from zoogen.generators.generator import Effort, Fittable, Options, Request, Source, State
+from zoogen.generators.sight import sight_of
 from zoogen.generators.units import unit_field
 from zoogen.generators.velocity import equivariant_field, vector_field
 from zoogen.models import Standard, fit_standard, standardise
@@ -91,13 +93,21 @@ def fit_flow(train: Fittable, validation: Fittable, options: Options, effort: Ef
     coupling = _coupling(spec, options["coupling"])
     refuse_unknown_path(_path(options))
     field = _weight_field(spec, train.conditions.shape[1], options)
-    fitted = fit_field(field, fitted_on, held, effort, coupling)
+    seen = _seen(train.source, standard, options["function_weight"])
+    fitted = fit_field(field, fitted_on, held, effort, coupling, seen)
     return {
         **standard._asdict(),
         "conditions": train.conditions,
         "params": jax.tree.leaves(fitted.params),
         "losses": fitted.losses,
     }
+
+
+def _seen(source: Source | None, standard: Standard, weight: float) -> Seen | None:
+    """Without a source, errors count as they are."""
+    if weight < 0:
+        raise ConfigError(f"options.function_weight: found {weight:g}, expected at least 0")
+    return Seen(sight_of(source, standard), weight) if weight and source is not None else None
 
 
 def _coupling(spec: ParamSpec, name: str) -> Coupling:

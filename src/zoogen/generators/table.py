@@ -52,7 +52,7 @@ GENERATORS: dict[str, Generator] = {
         "equivariant flow matching over weights, by a field over units or over layers",
         learned.fit_flow, learned.sample_flow,
         {"field": "units", "channels": 96, "depth": 4, "heads": 4, "rank": 48,
-         "coupling": "independent", **_PATH, "path_steps": 16},
+         "coupling": "independent", "function_weight": 1.0, **_PATH, "path_steps": 16},
         conditional=True, trained=True,
     ),
     "hypernetwork": Generator(

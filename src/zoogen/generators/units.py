@@ -27,6 +27,7 @@ from zoogen.symmetry.units import refuse_nested_groups
 
 EMBEDDING = 64  # of condition and time
 POSITIONS = 4  # most kernel positions that a message tells apart, as learned mixtures
+MATRICES = {"attend", "hidden", "back", "values"}  # of a layer
 WHOLE = ""  # the set of the one token that owns what no unit does
 
 Tokens = dict[str, Float[Array, "b n f"]]
@@ -133,7 +134,17 @@ def unit_field(
             ..., 0
         ]
 
-    return Field(init, apply)
+    return Field(init, apply, _matrices)
+
+
+def _matrices(params: dict[str, Any]) -> Any:
+    """Those of the layers; what enters, leaves and conditions is no map between features."""
+
+    def moved(path: tuple[Any, ...], _: Any) -> bool:
+        names = [getattr(key, "key", None) for key in path]
+        return names[0] == "layers" and names[-1] in MATRICES
+
+    return jax.tree_util.tree_map_with_path(moved, params)
 
 
 def _plan(spec: ParamSpec) -> _Plan:

@@ -1,0 +1,99 @@
+"""Errors of weights as networks see them: lengths that are known, and what is held fixed."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+
+from zoogen.config import Config
+from zoogen.data import load, normalise
+from zoogen.generators import Source
+from zoogen.generators.sight import AT_ONCE, Sight, sight_of
+from zoogen.models import Standard
+from zoogen.networks import Network, build_network
+
+SCALE = 0.3
+DIGITS = {"source": "digits", "train_examples": AT_ONCE, "test_examples": 10}
+CASES = {
+    "mlp": {"family": "mlp", "width": 6, "depth": 2},
+    "cnn": {"family": "cnn", "width": 4, "depth": 2},
+    "siren": {"family": "siren", "width": 6, "activation": "sin", "init": "siren"},
+}
+
+
+class Case(NamedTuple):
+    sight: Sight
+    network: Network
+    images: np.ndarray
+    weights: jax.Array
+    noise: jax.Array
+
+    def squared(self, error: jax.Array) -> jax.Array:
+        return self.sight.squared(self.weights, error, self.noise, jnp.arange(AT_ONCE))
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request: pytest.FixtureRequest) -> Case:
+    config = Config.model_validate(
+        {"name": "x", "data": DIGITS, "network": CASES[request.param],
+         "train": {"epochs": 1, "optimizer": "adam"}, "landscape": {"metrics": ["weights"]}}
+    )  # fmt: skip
+    dataset = load(config.data)
+    fits = config.network.fits_image
+    shape, outputs = ((2, 1, 1), 1) if fits else (dataset.image_shape, dataset.classes)
+    network = build_network(config.network, shape, outputs)
+    size = network.spec.size
+    standard = Standard(np.zeros(size, np.float32), np.full(size, SCALE, np.float32))
+    sight = sight_of(Source(network, config, pd.DataFrame(), lambda: dataset), standard)
+    images = np.asarray(normalise(dataset.train.images, dataset.mean, dataset.std))
+    weights = jnp.stack([
+        network.spec.flatten(network.init(jax.random.key(seed), 1.0)) / SCALE for seed in range(3)
+    ])  # fmt: skip
+    return Case(
+        sight, network, images, weights, jax.random.normal(jax.random.key(9), weights.shape)
+    )
+
+
+def test_lengths_are_square_and_noise_is_as_long_as_it_is(case: Case) -> None:
+    for factor in (0, 1, 2):
+        np.testing.assert_allclose(case.squared(factor * case.noise), factor**2, rtol=1e-2)
+    errors = jax.random.normal(jax.random.key(1), (100, *case.weights.shape))
+    np.testing.assert_allclose(jnp.median(jax.vmap(case.squared)(errors)), 1, atol=0.7)
+
+
+def test_errors_are_as_long_as_the_change_that_they_make(case: Case) -> None:
+    if case.network.config.fits_image:
+        pytest.skip("looks at places, not at images")
+    error, step = jax.random.normal(jax.random.key(2), case.weights.shape), 1e-3
+
+    def said(weights: jax.Array) -> jax.Array:
+        values = case.network.spec.unflatten(SCALE * weights)
+        return jax.nn.log_softmax(case.network.apply(values, case.images))
+
+    def change(by: jax.Array) -> jax.Array:
+        differences = jax.vmap(said)(case.weights + step * by) - jax.vmap(said)(
+            case.weights - step * by
+        )
+        return jnp.square(differences).mean(axis=(1, 2))
+
+    expected = change(error) / change(case.noise)
+    np.testing.assert_allclose(case.squared(error), expected, rtol=0.05)
+
+
+def test_a_fit_is_steered_and_not_biased(case: Case) -> None:
+    """Of two data that one prediction must serve, their mean is best, seen or not."""
+    apart = jax.random.normal(jax.random.key(3), case.weights.shape)
+
+    def loss(guess: jax.Array, data: list[jax.Array]) -> jax.Array:
+        rows = jnp.arange(AT_ONCE)
+        return sum(case.sight.squared(guess, guess - x, case.noise, rows).sum() for x in data)
+
+    data = [case.weights - apart, case.weights + apart]
+    at_mean = jnp.linalg.norm(jax.grad(loss)(case.weights, data))
+    alone = jnp.linalg.norm(jax.grad(loss)(case.weights, data[:1]))
+    assert at_mean < 1e-4 * alone

@@ -419,7 +419,7 @@ def test_an_interrupted_fit_ends_with_the_same_state(
     from zoogen.generators import fitting
 
     told = config("flow", training={**SHORT, "looks": 4})
-    whole = train_generator(told, zoo, tmp_path / "whole").state
+    run = train_generator(told, zoo, tmp_path / "whole")
     monkeypatch.setattr(fitting, "CHECKPOINT_SECONDS", 0.0)
     effort = Effort(**told.training.model_dump(), checkpoint=tmp_path / "checkpoint")
 
@@ -445,13 +445,13 @@ def test_an_interrupted_fit_ends_with_the_same_state(
     from zoogen.generators import Fittable, parts_of
 
     parts = parts_of(told, zoo)
-    train, held = (Fittable(p, np.zeros((len(p), 0), np.float32)) for p in parts[:2])
+    train, held = (Fittable(p, np.zeros((len(p), 0), np.float32), run.source) for p in parts[:2])
     generator, options = GENERATORS["flow"], {**GENERATORS["flow"].options, **told.options}
     with pytest.raises(Stop):
         generator.fit(train, held, options, replace(effort, reporter=stop_half_way))
     assert any((tmp_path / "checkpoint").iterdir())
     resumed = generator.fit(train, held, options, effort)
-    for one, other in zip(whole["params"], resumed["params"], strict=True):
+    for one, other in zip(run.state["params"], resumed["params"], strict=True):
         np.testing.assert_array_equal(one, other)
 
 

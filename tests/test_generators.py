@@ -231,6 +231,18 @@ def test_fields_over_weights_commute_with_permutations(
         assert np.abs(moved_after - moved_before).max() < bound * np.abs(moved_after).max() * 4
 
 
+def test_muon_moves_the_matrices_of_layers_alone() -> None:
+    field = FIELDS["units"](SPEC, 2)
+    params = field.init(jax.random.key(0))
+    assert field.matrices is not None
+    moved = field.matrices(params)
+    assert not any(jax.tree.leaves({name: moved[name] for name in ("embedding", "entry", "exit")}))
+    chosen = [x for x, one in zip(*map(jax.tree.leaves, (params, moved)), strict=True) if one]
+    assert {x.ndim for x in chosen} == {2}
+    layer = params["layers"][0]
+    assert len(chosen) == 2 * (3 * len(layer["sets"]) + len(layer["edges"]))
+
+
 def test_matched_noise_is_the_same_noise_nearer_to_the_data() -> None:
     rng = np.random.default_rng(0)
     noise, data = rng.standard_normal((2, 30, SPEC.size), np.float32)
@@ -569,8 +581,10 @@ def test_runs_are_fits_of_a_generator_and_points_of_its_curve() -> None:
     assert (few.members, many.members, other.members) == (20, 80, 80)
     assert [run.config.training.seed for run in many.runs] == [1, 0]
     assert (few.name, many.name, other.name) == ("few", "flow", "other")
-    assert "2 fits" in many.note
-    assert "fitted once" in few.note
+    assert "2 fits" in many.notes[0]
+    assert "fitted once" in few.notes[0]
+    ((told,),) = generators_of(runs[:1], {"guidance": 1.5})
+    assert told.notes[1] == "sampled with guidance = 1.5"
     with pytest.raises(ConfigError, match="expected at least one"):
         generators_of([])
     with pytest.raises(ConfigError, match="flow-a and few are the same fit"):
@@ -640,6 +654,9 @@ def test_a_run_is_judged_on_its_own_population(
     assert code in (2, 3)
     assert "zoogen: " in err
     (tmp_path / "none.toml").write_text('name = "none"\n')
+    code, _, err = run(*judge, "--zoo", zoo.path, "--set", "guidance=2")
+    assert code == 2
+    assert "no such option" in err
     code, _, err = run(*judge, "--zoo", zoo.path, "--other-data", tmp_path / "none.toml")
     assert code == 2
     assert "none.toml: no table [data]" in err

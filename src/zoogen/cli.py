@@ -344,6 +344,12 @@ def evaluate_generator(
             metavar="CONFIG", help="Also train samples on the [data] of this TOML file; repeatable."
         ),
     ] = [],
+    set_: Annotated[
+        list[str],
+        typer.Option(
+            "--set", metavar="OPTION=VALUE", help="Of sampling, as method=sde; repeatable."
+        ),
+    ] = [],
     as_json: AsJson = False,
 ) -> None:
     """Judge unselected samples: copies, diversity, yield, gains, starts, cost; page and table.
@@ -360,7 +366,8 @@ def evaluate_generator(
     opened = open_zoo(zoo)
     runs = [generators.open_run(path) for path in run]
     others = [load(load_data_config(path)) for path in other_data]
-    reports = generation.evaluate_runs(runs, opened, samples, seeds, _reporter(), others)
+    options = generators.parse_wish(set_)
+    reports = generation.evaluate_runs(runs, opened, samples, seeds, _reporter(), others, options)
     files = generation.render(reports, out or run[0] / "report")
     table = next(path for path in files if path.suffix == ".md").read_text()
     _print({"files": [str(path) for path in files]} if as_json else table, as_json)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Int
 
+from zoogen.data import Dataset
 from zoogen.errors import ConfigError
 from zoogen.generators import Run
 
@@ -31,9 +33,15 @@ class Samples(NamedTuple):
 
 
 class Fits(NamedTuple):
-    """Runs that differ in the seed of the fit alone: one generator, fitted several times."""
+    """Runs that differ in the seed of the fit alone: one generator, fitted several times.
+
+    Attributes:
+        runs: its fits.
+        options: of sampling, in place of those of the runs.
+    """
 
     runs: tuple[Run, ...]
+    options: Mapping[str, Any] = MappingProxyType({})
 
     @property
     def first(self) -> Run:
@@ -59,8 +67,13 @@ class Fits(NamedTuple):
         return float(np.mean([run.facts["fit"]["seconds"] for run in self.runs]))
 
     @property
-    def note(self) -> str:
-        """What its seeds are seeds of."""
+    def notes(self) -> tuple[str, ...]:
+        """What its seeds are seeds of, and how it was sampled where not as its runs say."""
+        told = ", ".join(f"{name} = {value}" for name, value in self.options.items())
+        return (self._seeds, *([f"sampled with {told}"] if told else []))
+
+    @property
+    def _seeds(self) -> str:
         if not self.first.generator.trained:
             return "seeds are of the samples; the fit draws nothing at random"
         if len(self.runs) > 1:
@@ -84,13 +97,17 @@ class Fits(NamedTuple):
         counts = np.bincount(group).tolist()
         for run in self.runs:
             if run.generator.trained:  # others have no program of their own
-                run.sample(counts[0], 0)
+                run.sample(counts[0], 0, options=self.options)
         begin = time.perf_counter()
         for number, size in enumerate(counts):
             run = self.runs[number] if several else self.first
-            weights[group == number] = run.sample(size, number)
+            weights[group == number] = run.sample(size, number, options=self.options)
         names = np.array([run.config.training.seed for run in self.runs])
         return Samples(weights, names[group] if several else group, time.perf_counter() - begin)
+
+    def told(self, dataset: Dataset, count: int) -> Values:
+        """Networks of the first fit, told of another data set."""
+        return self.first.sample(count, options=self.options, dataset=dataset)
 
     def asked(self, rows: Float32[np.ndarray, "n e"], seed: int = 0) -> Values:
         """One network a condition vector, dealt out over fits."""
@@ -98,16 +115,22 @@ class Fits(NamedTuple):
         for number, run in enumerate(self.runs):
             mine = slice(number, None, len(self.runs))
             if len(rows[mine]):
-                weights[mine] = run.sample_rows(rows[mine], seed)
+                weights[mine] = run.sample_rows(rows[mine], seed, self.options)
         return weights
 
 
-def generators_of(runs: Sequence[Run]) -> list[tuple[Fits, ...]]:
+def generators_of(
+    runs: Sequence[Run], options: Mapping[str, Any] = MappingProxyType({})
+) -> list[tuple[Fits, ...]]:
     """Runs by generator, and of each from few to many training runs.
 
     Runs whose configs differ in ``training.seed`` alone are fits of one generator; those that
     differ in ``population.members`` are the same one with fewer or more training runs. Names do not
     count.
+
+    Args:
+        runs: in any order.
+        options: of sampling, in place of those of the runs.
 
     Raises:
         ConfigError: if there is no run, or two are the same fit.
@@ -126,7 +149,7 @@ def generators_of(runs: Sequence[Run]) -> list[tuple[Fits, ...]]:
             )
         fits.append(run)
     return [
-        tuple(Fits(tuple(points[members])) for members in sorted(points))
+        tuple(Fits(tuple(points[members]), options) for members in sorted(points))
         for points in found.values()
     ]
 

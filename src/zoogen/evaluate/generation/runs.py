@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -96,9 +97,10 @@ def evaluate_run(
     seeds: int = 3,
     reporter: Reporter = silent,
     others: Sequence[Dataset] = (),
+    options: Mapping[str, Any] = MappingProxyType({}),
 ) -> Report:
     """Judge one run; see :func:`evaluate_runs`."""
-    (report,) = evaluate_runs([run], zoo, samples, seeds, reporter, others)
+    (report,) = evaluate_runs([run], zoo, samples, seeds, reporter, others, options)
     return report
 
 
@@ -109,6 +111,7 @@ def evaluate_runs(
     seeds: int = 3,
     reporter: Reporter = silent,
     others: Sequence[Dataset] = (),
+    options: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[Report, ...]:
     """Judge runs by the whole protocol, on unselected samples.
 
@@ -124,6 +127,8 @@ def evaluate_runs(
         reporter: shows progress; silent by default.
         others: data sets that no member saw, on which samples are trained, too; generators that
             look at images are told of them.
+        options: of sampling, in place of those of the runs, such as ``guidance``; the report says
+            so.
 
     Returns:
         A report a generator, in the order of the runs.
@@ -134,7 +139,7 @@ def evaluate_runs(
             different held-out members, or another data set has other images or classes.
         DataUnavailableError: if the data set can't be had.
     """
-    generators = generators_of(runs)
+    generators = generators_of(runs, options)
     most = max([seeds, *(len(fits.runs) for points in generators for fits in points)])
     if not 1 <= seeds <= most <= samples:
         raise ConfigError(
@@ -203,7 +208,7 @@ def _report(
     done(1)
     starts = _starts(ground, ground.dataset, found.weights)
     for other in others:
-        starts += _starts(ground, other, fits.first.sample(STARTS, dataset=other))
+        starts += _starts(ground, other, fits.told(other, STARTS))
     done(1)
     beside = Beside(
         curves=curves,
@@ -212,7 +217,7 @@ def _report(
         cost=_cost(fits, ground, found.seconds / samples),
         landscape=landscape_of(setting, ground.parts.held_out, found.weights),
         fits=len(fits.runs),
-        notes=(fits.note,),
+        notes=fits.notes,
     )
     done(1)
     report = evaluate_samples(

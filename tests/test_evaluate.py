@@ -378,6 +378,46 @@ def test_padding_refuses_another_depth_and_a_changed_function(monkeypatch):
         padded(samples_from([NetworkConfig(width=2), NetworkConfig(width=3)]))
 
 
+def told_by(reader, seen):
+    """A reader that notes what it is given."""
+
+    def fit(problem, options, training, seed):
+        seen[reader] = problem
+        return constant(problem, options, training, seed)
+
+    return fit
+
+
+@pytest.mark.parametrize(("where", "sizes"), [(None, [23, 30]), ("network.width == 4", [30])])
+def test_padded_weights_are_for_readers_of_one_architecture_alone(
+    random_zoo, tmp_path, where, sizes
+):
+    seen, names = {}, ("mixed", "one")
+    readers = {n: Reader("", told_by(n, seen), mixed=n == "mixed") for n in names}
+    config = config_of({"padding": True, "where": where}, readers=names, seeds=1)
+    run = fitted_run(random_zoo, config, tmp_path / "run", readers)
+    mixed, one = seen["mixed"], seen["one"]
+    assert [b.weights.shape[1] for b in mixed.samples.blocks] == sizes
+    assert [b.weights.shape[1] for b in one.samples.blocks] == [30] * len(sizes)
+    for block in mixed.samples.blocks:
+        member = mixed.samples.table["member"].iloc[block.rows[0]]
+        np.testing.assert_array_equal(block.weights[0], random_zoo.member(member, "end").vector)
+    assert mixed.samples.table.equals(one.samples.table)
+    np.testing.assert_array_equal(mixed.targets, one.targets)
+    assert mixed.split is one.split
+    laid = "as stored" if where else "padded to the largest architecture"
+    assert run.facts["weights"] == {"mixed": "as stored", "one": laid}
+    assert [row["weights"] for row in run.rows()] == ["as stored", laid]
+    assert run.facts["task"]["architectures"] == len(sizes)
+    assert ("2 architectures, padded for one, as" in markdown([board_of(run)])) == (where is None)
+    before = {"architectures": 1}  # as versions had it that padded for all
+    facts = {**run.facts, "task": {**run.facts["task"], **before}}
+    (run.path / "run.json").write_text(json.dumps(facts))
+    if where is None:
+        with pytest.raises(ConflictError, match="another version of zoogen"):
+            fitted_run(random_zoo, config, run.path, readers)
+
+
 # ----------------------------------------------------------------------------------------- scores
 @pytest.mark.parametrize("seed", range(3))
 def test_scores_know_truth_noise_and_constants(seed):

@@ -11,6 +11,7 @@ import numpy as np
 from zoogen.errors import NotFoundError
 from zoogen.evaluate.runs import BASELINES, Json, Run, best_trial
 from zoogen.evaluate.scores import SCORES
+from zoogen.evaluate.tasks import PADDED
 
 TITLES = {
     "tau": "Kendall τ", "spearman": "Spearman ρ", "r2": "R²", "mae": "MAE",
@@ -182,8 +183,18 @@ def _samples(board: Board) -> str:
     return (
         f"{task['samples']:,}, of {task['members']:,} members in {task['cells']:,} cells, "
         f"snapshots {shown}, content {board.run.facts['zoo']['content_hash'][:12]}; left out: "
-        f"{excluded or 'none'}"
+        f"{excluded or 'none'}{_padding(board)}"
     )
+
+
+def _padding(board: Board) -> str:
+    """Who got members of several architectures padded, and who as they are."""
+    weights = board.run.facts.get("weights", {})
+    laid = [s.reader for s in board.standings if weights.get(s.reader) == PADDED]
+    if not laid:
+        return ""
+    count = board.run.facts["task"]["architectures"]
+    return f"; {count} architectures, padded for {', '.join(laid)}, as they are for the others"
 
 
 def _protocol(board: Board) -> str:

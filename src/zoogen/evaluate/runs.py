@@ -199,6 +199,7 @@ def _begin(
         "config": config.model_dump(mode="json"),
         "task": task.facts(),
         "readers": {name: reader.definition for name, reader in readers.items()},
+        "weights": {name: task.weights_for(reader) for name, reader in readers.items()},
         "created": now(),
     }
     if (folder / FACTS).exists():
@@ -206,7 +207,8 @@ def _begin(
         _refuse_other_run(folder, earlier, facts)
         _refuse_other_sides(folder, task.problem)
         facts["created"] = earlier["created"]
-        facts["readers"] = {**earlier["readers"], **facts["readers"]}
+        for key in ("readers", "weights"):
+            facts[key] = {**earlier.get(key, {}), **facts[key]}
     replace_file(folder / SAMPLES, _samples_file(task.problem))
     replace_file(folder / FACTS, _bytes(facts))
     return Run(folder, facts)
@@ -229,6 +231,11 @@ def _refuse_other_run(folder: Path, earlier: Json, facts: Json) -> None:
         raise ConflictError(
             f"{folder} holds rows of another config ({', '.join(keys)} differ); only readers, "
             "seeds and tuning.trials may change in a run; choose another --out"
+        )
+    if earlier["task"]["architectures"] != facts["task"]["architectures"]:
+        raise ConflictError(
+            f"{folder} holds rows of another version of zoogen, which gave padded weights to all "
+            "readers; choose another --out"
         )
 
 
@@ -340,7 +347,7 @@ def _new_row(
     seed: int,
     advance: Advance,
 ) -> Json:
-    problem = task.problem
+    problem = task.problem_for(reader)
     reset_peak()
     begin = time.perf_counter()
     training = replace(run.config.training.training, advance=advance)
@@ -360,6 +367,7 @@ def _new_row(
         "curve": [[int(step), *map(_number, errors)] for step, *errors in fitted.curve],
         "split": run.config.split.model_dump(mode="json"),
         "sides": task.facts()["sides"],
+        "weights": task.weights_for(reader),
         "excluded": dict(task.excluded),
         "finished": now(),
         "provenance": provenance(),

@@ -22,6 +22,7 @@ from zoogen.zoo import Zoo
 
 IDENTITY = ("member", "cell", "seed", "cohort", "snapshot")
 NO_NEXT = "no later snapshot"
+AS_STORED, PADDED = "as stored", "padded to the largest architecture"
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,29 @@ class Task:
     """A problem, and what its target means.
 
     Attributes:
-        problem: what readers get.
+        problem: as readers of one architecture get it: padded, if the config says so.
+        stored: the same samples with members as they are in the zoo.
         target: that they predict.
         excluded: reason → how many samples were left out.
     """
 
     problem: Problem
+    stored: Samples
     target: Target
     excluded: Mapping[str, int]
+
+    def problem_for(self, reader: Reader) -> Problem:
+        """The same samples, sides and targets for all; unpadded for who reads several specs.
+
+        Numbers for every parameter are those of padded weights, which all readers then get.
+        """
+        unpadded = reader.mixed and self.target.asks == "network"
+        return replace(self.problem, samples=self.stored) if unpadded else self.problem
+
+    def weights_for(self, reader: Reader) -> str:
+        """Which weights those are, in words."""
+        laid = self.problem_for(reader).samples.blocks is not self.stored.blocks
+        return PADDED if laid else AS_STORED
 
     def facts(self) -> dict[str, Any]:
         """What a table of results says about the task."""
@@ -52,7 +68,7 @@ class Task:
             "samples": len(problem.samples),
             "members": int(problem.samples.table["member"].nunique()),
             "cells": int(problem.samples.table["cell"].nunique()),
-            "architectures": len({b.spec.parameters for b in problem.samples.blocks}),
+            "architectures": len({b.spec.parameters for b in self.stored.blocks}),
             "sides": sides,
             "excluded": dict(self.excluded),
             "hyper_parameters": list(problem.samples.hyper_parameters),
@@ -76,24 +92,24 @@ def task_of(zoo: Zoo, config: RunConfig) -> Task:
     target = target_of(zoo, name, chosen.table)
     chosen = _with_next(zoo, chosen) if target.asks == "update" else chosen
     found = answers(target, name, zoo, chosen)
-    samples = read_samples(zoo, found.chosen)
-    values = found.values[_places(found.chosen, samples)]
+    stored = read_samples(zoo, found.chosen)
+    values = found.values[_places(found.chosen, stored)]
+    seen = tuple(key for key in stored.hyper_parameters if key != name)
+    stored = replace(stored, hyper_parameters=seen)
     laid = padded if config.task.padding else _as_they_are
-    samples = laid(samples)
+    samples = laid(stored)
     canvas = None
     if target.asks == "update":
         values = _updates(zoo, samples, laid)
     elif target.asks == "edit":
         images = dilated(_images(zoo, samples))
         values, canvas = pixel_rows(images), images.shape[2:]
-    seen = tuple(key for key in samples.hyper_parameters if key != name)
-    samples = replace(samples, hyper_parameters=seen)
     sides = split_of(
         samples.table, split.by, split.test, split.validation, split.seed, split.region,
         target.level,
     )  # fmt: skip
     problem = Problem(name, target.kind, samples, values, found.classes, sides, canvas)
-    return Task(problem, target, samples.excluded)
+    return Task(problem, stored, target, samples.excluded)
 
 
 def blind(problem: Problem) -> Problem:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -553,6 +554,17 @@ def test_every_reader_gets_the_same_number_of_different_trials():
     assert trials_of("a", {}, 4, 0) == [{}]
     huge = {f"o{i}": tuple(range(10)) for i in range(9)}
     assert len({tuple(t.values()) for t in trials_of("a", huge, 50, 0)}) == 50
+
+
+def test_canonical_forms_are_not_tried_where_groups_are_nested(random_zoo):
+    task = task_of(random_zoo, config_of({"where": "network.width == 4"}))
+    reader = READERS["flat-mlp"]
+    assert task.space_for(reader) == reader.space
+    net = build_network(NetworkConfig(family="vit", width=8, depth=1), (1, 8, 8), 2)
+    blocks = (Block(net, np.arange(1), np.zeros((1, net.spec.size))),)
+    samples = replace(task.problem.samples, blocks=blocks)
+    nested = replace(task, problem=replace(task.problem, samples=samples))
+    assert set(reader.space) - set(nested.space_for(reader)) == {"canonical"}
 
 
 def test_the_best_trial_is_that_of_validation_and_the_mean_goes_over_seeds(random_zoo, tmp_path):

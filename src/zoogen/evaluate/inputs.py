@@ -13,8 +13,10 @@ from jaxtyping import Float, Int
 from zoogen.errors import ConfigError
 from zoogen.evaluate.problem import Block, Problem, Samples
 from zoogen.params import Parameter, ParamSpec
+from zoogen.symmetry import canonical
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
+_AT_ONCE = 256  # members whose canonical forms are made in float64 together
 
 
 class Joined(NamedTuple):
@@ -54,6 +56,20 @@ def joined(samples: Samples, reader: str) -> Joined:
     for block in samples.blocks:
         weights[block.rows] = block.weights
     return Joined(_common(samples.blocks), weights)
+
+
+def in_canonical_form(samples: Samples) -> Samples:
+    """Members that differ by a symmetry of their network alone become equal.
+
+    Raises:
+        ConfigError: if a spec has nested groups.
+    """
+    blocks = []
+    for block in samples.blocks:
+        parts = np.split(block.weights, range(_AT_ONCE, len(block.weights), _AT_ONCE))
+        forms = [canonical(block.spec, part).values for part in parts]
+        blocks.append(replace(block, weights=np.concatenate(forms)))
+    return replace(samples, blocks=tuple(blocks))
 
 
 def _cohort(samples: Samples, block: Block) -> str:

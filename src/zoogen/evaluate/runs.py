@@ -149,7 +149,7 @@ def train_models(
         (folder / ROWS).mkdir(parents=True, exist_ok=True)
     with writer_lock(folder), storage_errors(folder):
         run = _begin(folder, config, zoo, task, chosen)
-        budgets = {name: _budget(config, name, reader) for name, reader in chosen.items()}
+        budgets = {name: _budget(config, task, name, reader) for name, reader in chosen.items()}
         left = _left(run, config, budgets)
         with (reporter if left else silent)("train-model", left, "fits") as advance:
             for name, reader in chosen.items():
@@ -273,8 +273,8 @@ def _bytes(facts: Json) -> bytes:
 
 
 # --------------------------------------------------------------------------------------- one reader
-def _budget(config: RunConfig, name: str, reader: Reader) -> list[dict[str, Any]]:
-    return trials_of(name, reader.space, config.tuning.trials, config.tuning.seed)
+def _budget(config: RunConfig, task: Task, name: str, reader: Reader) -> list[dict[str, Any]]:
+    return trials_of(name, task.space_for(reader), config.tuning.trials, config.tuning.seed)
 
 
 def _left(run: Run, config: RunConfig, budgets: Mapping[str, list[dict[str, Any]]]) -> int:

@@ -49,6 +49,12 @@ class Task:
         unpadded = reader.mixed and self.target.asks == "network"
         return replace(self.problem, samples=self.stored) if unpadded else self.problem
 
+    def space_for(self, reader: Reader) -> Mapping[str, tuple[Any, ...]]:
+        """What may be tuned on these samples: canonical forms not where groups are nested."""
+        blocks = self.problem_for(reader).samples.blocks
+        nested = any(group.parent for block in blocks for group in block.spec.groups.values())
+        return {k: v for k, v in reader.space.items() if not (nested and k == "canonical")}
+
     def weights_for(self, reader: Reader) -> str:
         """Which weights those are, in words."""
         laid = self.problem_for(reader).samples.blocks is not self.stored.blocks

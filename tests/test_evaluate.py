@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from sklearn.linear_model import Ridge
 
 from zoogen.config import Config, NetworkConfig, validated
@@ -26,6 +27,7 @@ from zoogen.evaluate import (
     Reader,
     RunConfig,
     Samples,
+    as_json,
     board_of,
     load_run,
     markdown,
@@ -37,6 +39,7 @@ from zoogen.evaluate import (
     train_models,
 )
 from zoogen.evaluate.figures import write_leaderboard
+from zoogen.evaluate.intervals import _rank_correlations, paired_difference
 from zoogen.evaluate.padding import padded
 from zoogen.evaluate.table import READERS_OF
 from zoogen.evaluate.tuning import trials_of
@@ -598,12 +601,74 @@ def test_baselines_stand_in_every_table_and_the_figure_is_drawn(random_zoo, tmp_
         names = [s.reader for s in boards[-1].standings]
         assert names[:3] == ["mean", "hyper-parameters", "oracle"]
     text = markdown(boards)
-    for words in ("trivial baseline", "ceiling", "by cell", "left out: 2 diverged", "Fewer than 3"):
+    for words in (
+        "trivial baseline", "ceiling", "by cell", "left out: 2 diverged", "Fewer than 3",
+        "Kendall τ minus that of oracle", "whole cells at a time", "| Δ oracle |",
+    ):  # fmt: skip
         assert words in text, words
+    for board in boards:
+        assert set(board.differences) == {"mean", "hyper-parameters", "constant"}
+        assert all(-1 <= low <= high < 0 for low, high in board.differences.values())
+        plain = {r["reader"]: r["difference"] for r in as_json(board)["readers"]}
+        assert plain == {**board.differences, "oracle": None}
+        assert set(board.run.samples["unit"]) == set(board.run.samples["cell"])
     files = write_leaderboard(boards, tmp_path / "out")
     assert [f.suffix for f in files] == [".md", ".png", ".svg", ".png", ".svg"]
     assert len({f.name for f in files}) == 5
     assert all(f.stat().st_size > 500 for f in files)
+
+
+@pytest.mark.parametrize("kind", ["regression", "classification"])
+def test_intervals_tell_equal_readers_from_better_ones(kind):
+    """Three seeds each: the same, equally good ones, and a clearly better one."""
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        truth, cells = (
+            rng.integers(0, 3, 200).astype(float),
+            np.repeat(np.arange(50), 4).astype(str),
+        )
+
+        def guesses(noise, truth=truth, rng=rng):
+            for _ in range(3):
+                far = rng.normal(size=(200, 3), scale=noise)
+                hit = np.eye(3)[truth.astype(int)] + far
+                yield hit if kind == "classification" else truth[:, None] + far[:, :1]
+
+        rough, other, near = list(guesses(1.0)), list(guesses(1.0)), list(guesses(0.3))
+        assert paired_difference(kind, truth, rough, rough, cells) == (0, 0)
+        low, high = paired_difference(kind, truth, other, rough, cells)
+        assert low < 0.02
+        assert high > -0.02
+        better = paired_difference(kind, truth, near, rough, cells)
+        assert 0.05 < better.low < better.high < 1
+        worse = paired_difference(kind, truth, rough, near, cells)
+        assert worse == pytest.approx((-better.high, -better.low))
+        main = next(iter(SCORES[kind]))
+        gain = np.mean(
+            [[scores(kind, truth[:, None], o)[main] for o in of] for of in (near, rough)], 1
+        )
+        assert better.low < gain[0] - gain[1] < better.high
+
+
+def test_cells_are_drawn_as_a_whole():
+    """Of two cells, one right and one wrong, a resample has none, one or both."""
+    truth, wrong = np.zeros(6), np.tile([[0.0, 1.0]], (6, 1))
+    right = np.where(np.arange(6)[:, None] < 3, [[1.0, 0.0]], wrong)
+    assert paired_difference("classification", truth, [right], [wrong], list("aaabbb")) == (0, 1)
+    low, high = paired_difference("classification", truth, [right], [wrong], list("abcdef"))
+    assert 0 < low < high < 1
+
+
+def test_resampled_ranks_are_kendalls():
+    rng = np.random.default_rng(0)
+    truth, guess = rng.integers(0, 9, 600).astype(float), rng.normal(size=(600, 1)).round(1)
+    times = rng.multinomial(600, np.full(600, 1 / 600), 3).astype(np.float32)
+    for found, count in zip(
+        _rank_correlations(truth, guess, times), times.astype(int), strict=True
+    ):
+        rows = np.repeat(np.arange(600), count)
+        assert found == pytest.approx(stats.kendalltau(truth[rows], guess[rows, 0]).statistic)
+    assert _rank_correlations(truth, 0 * guess, times).tolist() == [0, 0, 0]
 
 
 # --------------------------------------------------------------------------------------- mistakes

@@ -69,7 +69,8 @@ class Run:
 
     @property
     def samples(self) -> pd.DataFrame:
-        """One row a sample: member, cell, snapshot, ``side`` and ``target``."""
+        """One row a sample: member, cell, snapshot, ``side``, ``target``, and the ``unit`` whose
+        samples are all on one side."""
         return pd.read_parquet(self.path / SAMPLES)
 
     def rows(self) -> list[Json]:
@@ -257,7 +258,7 @@ def _refuse_other_sides(folder: Path, problem: Problem) -> None:
 
 
 def _samples_file(problem: Problem) -> bytes:
-    table = problem.samples.table[list(IDENTITY)].copy()
+    table = problem.samples.table[[*IDENTITY, "unit"]].copy()
     table["side"] = ""
     for side in ("train", "validation", "test"):
         table.loc[getattr(problem.split, side), "side"] = side

@@ -16,7 +16,7 @@ from zoogen.evaluate.padding import padded
 from zoogen.evaluate.problem import Problem, Samples
 from zoogen.evaluate.readers import Reader
 from zoogen.evaluate.samples import Selection, one_layout, read_samples, selection
-from zoogen.evaluate.splits import split_of
+from zoogen.evaluate.splits import split_of, units_of
 from zoogen.evaluate.targets import Target, answers, target_of
 from zoogen.zoo import Zoo
 
@@ -101,7 +101,8 @@ def task_of(zoo: Zoo, config: RunConfig) -> Task:
     stored = read_samples(zoo, found.chosen)
     values = found.values[_places(found.chosen, stored)]
     seen = tuple(key for key in stored.hyper_parameters if key != name)
-    stored = replace(stored, hyper_parameters=seen)
+    units = units_of(stored.table, split.by, target.level)
+    stored = replace(stored, hyper_parameters=seen, table=stored.table.assign(unit=units))
     laid = padded if config.task.padding else _as_they_are
     samples = laid(stored)
     canvas = None

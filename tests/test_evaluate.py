@@ -691,7 +691,9 @@ MISTAKES = {
     "no images": ({"target": "dilate"}, {}, {}, "'dilate', which needs members that encode an ima"),
     "no digits": ({"target": "label"}, {}, {}, "'label', which needs members that encode an image"),
     "mixed": ({}, {}, {"readers": ["flat"]}, "23 parameters and cohort"),
-    "mixed per parameter": ({"target": "next_update", "snapshots": "init"}, {}, {}, ": found coh"),
+    "mixed per parameter": ({"target": "next_update", "snapshots": "init"}, {}, {},
+                            "one architecture; set task.padding = true"),
+    "at the end": ({"target": "next_update"}, {}, {}, "earlier ones in task.snapshots (init, ep"),
 }  # fmt: skip
 
 

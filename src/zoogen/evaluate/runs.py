@@ -24,13 +24,14 @@ import pandas as pd
 from zoogen.config import validated
 from zoogen.errors import ConfigError, ConflictError, CorruptZooError, NotFoundError
 from zoogen.evaluate.config import RunConfig
+from zoogen.evaluate.inputs import refuse_mixed
 from zoogen.evaluate.memory import peak_bytes, reset_peak
 from zoogen.evaluate.problem import Problem
 from zoogen.evaluate.readers import Fitted, Options, Reader
 from zoogen.evaluate.scores import CHOOSES, scores
 from zoogen.evaluate.table import READERS_OF
 from zoogen.evaluate.targets import Asks
-from zoogen.evaluate.tasks import IDENTITY, Task, blind, refuse_mixed, task_of
+from zoogen.evaluate.tasks import IDENTITY, Task, blind, task_of
 from zoogen.evaluate.tuning import trials_of
 from zoogen.progress import Advance, Reporter, silent
 from zoogen.provenance import provenance
@@ -173,7 +174,8 @@ def _chosen(config: RunConfig, task: Task, table: Mapping[str, Reader]) -> dict[
             )
     chosen = {name: table[name] for name in dict.fromkeys([*baselines, *config.readers])}
     for name, reader in chosen.items():
-        refuse_mixed(task.problem, name, reader)
+        if not reader.mixed:
+            refuse_mixed(task.problem.samples, name)
     return chosen
 
 

@@ -10,12 +10,12 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.ndimage import grey_dilation
 
-from zoogen.errors import ConfigError
+from zoogen.errors import ConfigError, NotFoundError
 from zoogen.evaluate.config import RunConfig
 from zoogen.evaluate.padding import padded
 from zoogen.evaluate.problem import Problem, Samples
 from zoogen.evaluate.readers import Reader
-from zoogen.evaluate.samples import Selection, one_layout, read_samples, selection
+from zoogen.evaluate.samples import Selection, read_samples, refuse_other_layouts, selection
 from zoogen.evaluate.splits import split_of, units_of
 from zoogen.evaluate.targets import Target, answers, target_of
 from zoogen.zoo import Zoo
@@ -129,17 +129,6 @@ def blind(problem: Problem) -> Problem:
     return replace(problem, samples=replace(samples, table=table), targets=targets)
 
 
-def refuse_mixed(problem: Problem, name: str, reader: Reader) -> None:
-    """Refuse samples of several architectures for a reader of one.
-
-    Raises:
-        ConfigError: naming two cohorts that differ.
-    """
-    reason = None if reader.mixed else one_layout(problem.samples)
-    if reason is not None:
-        raise ConfigError(f"reader {name!r}: {reason}")
-
-
 def _as_they_are(samples: Samples) -> Samples:
     return samples
 
@@ -157,6 +146,12 @@ def _with_next(zoo: Zoo, chosen: Selection) -> Selection:
     """Samples whose weights at the next snapshot are stored, too."""
     last = {cohort: len(zoo.snapshots(cohort)) - 1 for cohort in zoo.cohorts}
     at_end = chosen.table["position"] >= chosen.table["cohort"].map(last)
+    if at_end.all():
+        names = list(zoo.snapshots(str(chosen.table["cohort"].iloc[0]))["name"])[:-1]
+        raise NotFoundError(
+            f"{zoo.path}: target 'next_update': all {len(at_end)} samples are at the last snapshot "
+            f"of their member; name earlier ones in task.snapshots ({', '.join(names)})"
+        )
     return chosen.without(at_end.to_numpy(), NO_NEXT)
 
 
@@ -164,7 +159,7 @@ def _updates(
     zoo: Zoo, samples: Samples, laid: Callable[[Samples], Samples]
 ) -> Float[np.ndarray, "n p"]:
     """Change of every weight up to the next snapshot."""
-    _refuse_layouts(samples, "next_update")
+    refuse_other_layouts(samples, "target 'next_update', one number a parameter")
     later = samples.table.assign(position=samples.table["position"] + 1)
     following = laid(read_samples(zoo, Selection(later)))
     if len(following) < len(samples):
@@ -180,16 +175,10 @@ def _updates(
     return values
 
 
-def _refuse_layouts(samples: Samples, target: str) -> None:
-    reason = one_layout(samples)
-    if reason is not None:
-        raise ConfigError(f"target {target!r} has one number a parameter: {reason}")
-
-
 # ----------------------------------------------------------------------------------------- edits
 def _images(zoo: Zoo, samples: Samples) -> Float[np.ndarray, "n c h w"]:
     """The images that samples were fitted to: of the data set, not as the networks show them."""
-    _refuse_layouts(samples, "dilate")
+    refuse_other_layouts(samples, "target 'dilate', a change of every parameter")
     members = samples.table["member"]
     return zoo.targets()[zoo.members.index.get_indexer(members)]
 

@@ -650,6 +650,16 @@ def test_intervals_tell_equal_readers_from_better_ones(kind):
         assert better.low < gain[0] - gain[1] < better.high
 
 
+def test_rows_on_other_samples_have_no_interval(random_zoo, tmp_path):
+    """As where rows of two versions were put into one directory by hand."""
+    run = fitted_run(random_zoo, config_of(), tmp_path / "run")
+    assert set(board_of(run).differences) == {"constant"}
+    rows, outputs = run.predictions(run.row("constant", 0, 1))
+    np.savez(run.path / "rows" / "constant-trial0-seed1.npz", rows=rows[:-1], outputs=outputs[:-1])
+    assert board_of(run).differences == {}
+    assert "Intervals" not in markdown([board_of(run)])
+
+
 def test_cells_are_drawn_as_a_whole():
     """Of two cells, one right and one wrong, a resample has none, one or both."""
     truth, wrong = np.zeros(6), np.tile([[0.0, 1.0]], (6, 1))

@@ -90,7 +90,8 @@ class Board:
     @cached_property
     def differences(self) -> Mapping[str, Interval]:
         """Reader → interval of its first score minus that of the yardstick, on resampled test
-        samples; without readers whose predictions are not finite, empty where none are stored."""
+        samples; without readers whose predictions are not finite or lack a sample, empty where
+        none are stored."""
         table, task = self.run.samples, self.run.facts["task"]
         places = np.flatnonzero(table["side"] == "test")
         outputs = {s.reader: self._outputs(s, places) for s in self.standings}
@@ -108,7 +109,7 @@ class Board:
     def _outputs(self, standing: Standing, places: np.ndarray) -> list[np.ndarray]:
         """Predictions of test samples, one array a seed; none that are not finite or not stored."""
         found = [self.run.predictions(row) for row in standing.rows]
-        if not all(len(outputs) for _, outputs in found):
+        if not all(len(outputs) and np.isin(places, rows).all() for rows, outputs in found):
             return []
         kept = [outputs[np.isin(rows, places)] for rows, outputs in found]
         return kept if all(np.isfinite(outputs).all() for outputs in kept) else []

@@ -242,6 +242,18 @@ def test_mistakes_are_one_line(images_zoo, tmp_path, given, words):
     assert len(str(error.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize("name", EDITORS)
+def test_two_widths_are_refused_under_the_editors_own_name(name):
+    problem = brightened()
+    (block,), wide = problem.samples.blocks, siren(9)
+    rows = np.arange(30)
+    blocks = (Block(block.network, rows, block.weights[:30]),
+              Block(wide, rows + 30, initial(wide, 30).astype(np.float32)))  # fmt: skip
+    mixed = replace(problem, samples=replace(problem.samples, blocks=blocks))
+    with pytest.raises(ConfigError, match=rf"reader '{name}': found cohort 'c' with 33 .* with 37"):
+        EDITORS[name].fit(mixed, {}, Training(), 0)
+
+
 def test_a_target_without_an_image_has_no_editor():
     problem = replace(brightened(), canvas=None)
     with pytest.raises(ConfigError, match="target 'dilate' has no image"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from sklearn.linear_model import Ridge
 
 from zoogen.config import Config, NetworkConfig, validated
@@ -25,6 +27,7 @@ from zoogen.evaluate import (
     Reader,
     RunConfig,
     Samples,
+    as_json,
     board_of,
     load_run,
     markdown,
@@ -36,6 +39,7 @@ from zoogen.evaluate import (
     train_models,
 )
 from zoogen.evaluate.figures import write_leaderboard
+from zoogen.evaluate.intervals import _rank_correlations, paired_difference
 from zoogen.evaluate.padding import padded
 from zoogen.evaluate.table import READERS_OF
 from zoogen.evaluate.tuning import trials_of
@@ -378,6 +382,46 @@ def test_padding_refuses_another_depth_and_a_changed_function(monkeypatch):
         padded(samples_from([NetworkConfig(width=2), NetworkConfig(width=3)]))
 
 
+def told_by(reader, seen):
+    """A reader that notes what it is given."""
+
+    def fit(problem, options, training, seed):
+        seen[reader] = problem
+        return constant(problem, options, training, seed)
+
+    return fit
+
+
+@pytest.mark.parametrize(("where", "sizes"), [(None, [23, 30]), ("network.width == 4", [30])])
+def test_padded_weights_are_for_readers_of_one_architecture_alone(
+    random_zoo, tmp_path, where, sizes
+):
+    seen, names = {}, ("mixed", "one")
+    readers = {n: Reader("", told_by(n, seen), mixed=n == "mixed") for n in names}
+    config = config_of({"padding": True, "where": where}, readers=names, seeds=1)
+    run = fitted_run(random_zoo, config, tmp_path / "run", readers)
+    mixed, one = seen["mixed"], seen["one"]
+    assert [b.weights.shape[1] for b in mixed.samples.blocks] == sizes
+    assert [b.weights.shape[1] for b in one.samples.blocks] == [30] * len(sizes)
+    for block in mixed.samples.blocks:
+        member = mixed.samples.table["member"].iloc[block.rows[0]]
+        np.testing.assert_array_equal(block.weights[0], random_zoo.member(member, "end").vector)
+    assert mixed.samples.table.equals(one.samples.table)
+    np.testing.assert_array_equal(mixed.targets, one.targets)
+    assert mixed.split is one.split
+    laid = "as stored" if where else "padded to the largest architecture"
+    assert run.facts["weights"] == {"mixed": "as stored", "one": laid}
+    assert [row["weights"] for row in run.rows()] == ["as stored", laid]
+    assert run.facts["task"]["architectures"] == len(sizes)
+    assert ("2 architectures, padded for one, as" in markdown([board_of(run)])) == (where is None)
+    before = {"architectures": 1}  # as versions had it that padded for all
+    facts = {**run.facts, "task": {**run.facts["task"], **before}}
+    (run.path / "run.json").write_text(json.dumps(facts))
+    if where is None:
+        with pytest.raises(ConflictError, match="another version of zoogen"):
+            fitted_run(random_zoo, config, run.path, readers)
+
+
 # ----------------------------------------------------------------------------------------- scores
 @pytest.mark.parametrize("seed", range(3))
 def test_scores_know_truth_noise_and_constants(seed):
@@ -515,6 +559,17 @@ def test_every_reader_gets_the_same_number_of_different_trials():
     assert len({tuple(t.values()) for t in trials_of("a", huge, 50, 0)}) == 50
 
 
+def test_canonical_forms_are_not_tried_where_groups_are_nested(random_zoo):
+    task = task_of(random_zoo, config_of({"where": "network.width == 4"}))
+    reader = READERS["flat-mlp"]
+    assert task.space_for(reader) == reader.space
+    net = build_network(NetworkConfig(family="vit", width=8, depth=1), (1, 8, 8), 2)
+    blocks = (Block(net, np.arange(1), np.zeros((1, net.spec.size))),)
+    samples = replace(task.problem.samples, blocks=blocks)
+    nested = replace(task, problem=replace(task.problem, samples=samples))
+    assert set(reader.space) - set(nested.space_for(reader)) == {"canonical"}
+
+
 def test_the_best_trial_is_that_of_validation_and_the_mean_goes_over_seeds(random_zoo, tmp_path):
     """Trial 1 is worse on the test samples and better on those of validation."""
     config = config_of(readers=["planted"])
@@ -546,12 +601,84 @@ def test_baselines_stand_in_every_table_and_the_figure_is_drawn(random_zoo, tmp_
         names = [s.reader for s in boards[-1].standings]
         assert names[:3] == ["mean", "hyper-parameters", "oracle"]
     text = markdown(boards)
-    for words in ("trivial baseline", "ceiling", "by cell", "left out: 2 diverged", "Fewer than 3"):
+    for words in (
+        "trivial baseline", "ceiling", "by cell", "left out: 2 diverged", "Fewer than 3",
+        "Kendall τ minus that of oracle", "whole cells at a time", "| Δ oracle |",
+    ):  # fmt: skip
         assert words in text, words
+    for board in boards:
+        assert set(board.differences) == {"mean", "hyper-parameters", "constant"}
+        assert all(-1 <= low <= high < 0 for low, high in board.differences.values())
+        plain = {r["reader"]: r["difference"] for r in as_json(board)["readers"]}
+        assert plain == {**board.differences, "oracle": None}
+        assert set(board.run.samples["unit"]) == set(board.run.samples["cell"])
     files = write_leaderboard(boards, tmp_path / "out")
     assert [f.suffix for f in files] == [".md", ".png", ".svg", ".png", ".svg"]
     assert len({f.name for f in files}) == 5
     assert all(f.stat().st_size > 500 for f in files)
+
+
+@pytest.mark.parametrize("kind", ["regression", "classification"])
+def test_intervals_tell_equal_readers_from_better_ones(kind):
+    """Three seeds each: the same, equally good ones, and a clearly better one."""
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        truth, cells = (
+            rng.integers(0, 3, 200).astype(float),
+            np.repeat(np.arange(50), 4).astype(str),
+        )
+
+        def guesses(noise, truth=truth, rng=rng):
+            for _ in range(3):
+                far = rng.normal(size=(200, 3), scale=noise)
+                hit = np.eye(3)[truth.astype(int)] + far
+                yield hit if kind == "classification" else truth[:, None] + far[:, :1]
+
+        rough, other, near = list(guesses(1.0)), list(guesses(1.0)), list(guesses(0.3))
+        assert paired_difference(kind, truth, rough, rough, cells) == (0, 0)
+        low, high = paired_difference(kind, truth, other, rough, cells)
+        assert low < 0.02
+        assert high > -0.02
+        better = paired_difference(kind, truth, near, rough, cells)
+        assert 0.05 < better.low < better.high < 1
+        worse = paired_difference(kind, truth, rough, near, cells)
+        assert worse == pytest.approx((-better.high, -better.low))
+        main = next(iter(SCORES[kind]))
+        gain = np.mean(
+            [[scores(kind, truth[:, None], o)[main] for o in of] for of in (near, rough)], 1
+        )
+        assert better.low < gain[0] - gain[1] < better.high
+
+
+def test_rows_on_other_samples_have_no_interval(random_zoo, tmp_path):
+    """As where rows of two versions were put into one directory by hand."""
+    run = fitted_run(random_zoo, config_of(), tmp_path / "run")
+    assert set(board_of(run).differences) == {"constant"}
+    rows, outputs = run.predictions(run.row("constant", 0, 1))
+    np.savez(run.path / "rows" / "constant-trial0-seed1.npz", rows=rows[:-1], outputs=outputs[:-1])
+    assert board_of(run).differences == {}
+    assert "Intervals" not in markdown([board_of(run)])
+
+
+def test_cells_are_drawn_as_a_whole():
+    """Of two cells, one right and one wrong, a resample has none, one or both."""
+    truth, wrong = np.zeros(6), np.tile([[0.0, 1.0]], (6, 1))
+    right = np.where(np.arange(6)[:, None] < 3, [[1.0, 0.0]], wrong)
+    assert paired_difference("classification", truth, [right], [wrong], list("aaabbb")) == (0, 1)
+    low, high = paired_difference("classification", truth, [right], [wrong], list("abcdef"))
+    assert 0 < low < high < 1
+
+
+def test_resampled_ranks_are_kendalls():
+    rng = np.random.default_rng(0)
+    truth, guess = rng.integers(0, 9, 600).astype(float), rng.normal(size=(600, 1)).round(1)
+    times = rng.multinomial(600, np.full(600, 1 / 600), 3).astype(np.float32)
+    for found, count in zip(
+        _rank_correlations(truth, guess, times), times.astype(int), strict=True
+    ):
+        rows = np.repeat(np.arange(600), count)
+        assert found == pytest.approx(stats.kendalltau(truth[rows], guess[rows, 0]).statistic)
+    assert _rank_correlations(truth, 0 * guess, times).tolist() == [0, 0, 0]
 
 
 # --------------------------------------------------------------------------------------- mistakes
@@ -574,7 +701,9 @@ MISTAKES = {
     "no images": ({"target": "dilate"}, {}, {}, "'dilate', which needs members that encode an ima"),
     "no digits": ({"target": "label"}, {}, {}, "'label', which needs members that encode an image"),
     "mixed": ({}, {}, {"readers": ["flat"]}, "23 parameters and cohort"),
-    "mixed per parameter": ({"target": "next_update", "snapshots": "init"}, {}, {}, ": found coh"),
+    "mixed per parameter": ({"target": "next_update", "snapshots": "init"}, {}, {},
+                            "one architecture; set task.padding = true"),
+    "at the end": ({"target": "next_update"}, {}, {}, "earlier ones in task.snapshots (init, ep"),
 }  # fmt: skip
 
 

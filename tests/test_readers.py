@@ -21,8 +21,9 @@ from zoogen.evaluate.inputs import standard_columns, statistics, unit_features
 from zoogen.evaluate.objectives import Objective, mixable, objective_of, squared_error
 from zoogen.evaluate.problem import Block, Problem, Samples, Split
 from zoogen.evaluate.readers import Fitted, Training
-from zoogen.evaluate.table import PARAMETER_READERS, READERS
-from zoogen.evaluate.trained import augment_of
+from zoogen.evaluate.table import PARAMETER_READERS, RATES, READERS
+from zoogen.evaluate.trained import augment_of, mlp_learner, stack_of
+from zoogen.models import network_model
 from zoogen.networks import build_network
 from zoogen.params import Axis, ParamSpec
 from zoogen.symmetry import apply, random_element
@@ -193,7 +194,7 @@ def test_members_of_two_widths_stay_in_the_order_of_the_samples(name: str) -> No
 
 @pytest.mark.parametrize("name", [name for name in READERS if name not in MIXED])
 def test_two_widths_are_refused_by_who_reads_one(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"cohort 'narrow' with 7 .*'wide' with 25, .*graph"):
+    with pytest.raises(ConfigError, match=r"cohort 'narrow' with 7 .*'wide' with 25 .*graph.*padd"):
         READERS[name].fit(widths(), {}, TRAINING, 0)
 
 
@@ -205,6 +206,64 @@ def test_members_that_differ_in_the_activation_alone_are_read_together() -> None
     one = problem_of([Block(nets[0], np.arange(90), weights)], problem.targets)
     outputs = [READERS["pca-ridge"].fit(p, {}, TRAINING, 0).outputs for p in (problem, one)]
     np.testing.assert_array_equal(*outputs)
+
+
+# ---------------------------------------------------------------------------------------- options
+@lru_cache
+def equivalents():
+    """The last 60 members are the 60 before in other orders and scales."""
+    problem = norms()
+    net, weights = problem.samples.blocks[0].network, problem.samples.blocks[0].weights.copy()
+    weights[180:] = apply(
+        net.spec, random_element(net.spec, 5, (60,), spread=0.5), weights[120:180]
+    )
+    samples = replace(problem.samples, blocks=(Block(net, np.arange(240), weights),))
+    return replace(problem, samples=samples)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "flat-mlp", "pca-ridge", pytest.param("deepsets", marks=pytest.mark.slow),
+        pytest.param("equivariant", marks=pytest.mark.slow), *cases(["tokens-plain", "graph"]),
+    ],
+)  # fmt: skip
+def test_canonical_forms_of_equivalent_members_are_read_alike(name: str) -> None:
+    apart = {}
+    for canonical in (False, True):
+        given = options(READERS[name]) | {"canonical": canonical}
+        found = READERS[name].fit(equivalents(), given, Training(20, 32, 2), 0).outputs
+        apart[canonical] = np.abs(found[180:] - found[120:180]).max() / found[120:180].std()
+    assert apart[True] < 1e-3 < 0.01 < apart[False]
+
+
+@pytest.mark.parametrize("name", ["equivariant", "nfn-np", "universal"])
+def test_every_option_of_a_stack_has_an_effect(name: str) -> None:
+    net = build_network(NetworkConfig(family="cnn", width=4, depth=2), (1, 8, 8), 10)
+    space = {k: v for k, v in READERS[name].space.items() if k not in RATES and k != "canonical"}
+
+    def parameters(given):
+        form = "dws" if name == "equivariant" else name
+        model = network_model(net.spec, 1, stack_of(form, given))
+        return sum(x.size for x in jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0))))
+
+    first = {option: values[0] for option, values in space.items()}
+    assert set(space) >= {"channels", "depth", "position_rank"}
+    for option, values in space.items():
+        assert len({parameters({**first, option: value}) for value in values}) == len(values)
+
+
+def test_tokens_with_positions_attend_in_windows(monkeypatch) -> None:
+    seen = []
+
+    def learner(spec, outputs, stack):
+        seen.append(stack.window)
+        return mlp_learner(spec.size, 4, outputs)
+
+    monkeypatch.setattr("zoogen.evaluate.trained.token_learner", learner)
+    for window in READERS["tokens-plain"].space["window"]:
+        READERS["tokens-plain"].fit(norms(), {"window": window}, Training(1, 8, 1), 0)
+    assert seen == [None, 16]
 
 
 # --------------------------------------------------------------------------- closed-form readers

@@ -243,7 +243,7 @@ def test_impossible_nesting_is_refused(parents, message):
 )
 def test_algorithms_that_need_free_units_refuse_nested_groups(task):
     spec = attention_spec()
-    with pytest.raises(ConfigError, match=r"found 'keys' nested in 'heads'"):
+    with pytest.raises(ConfigError, match=r"found 'keys' nested in 'heads'; bring .*`sinkhorn_m"):
         task(spec, members_of(spec, 2))
 
 

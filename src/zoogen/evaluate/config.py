@@ -24,8 +24,8 @@ class TaskConfig(Section):
         target: name of a target (`docs/tasks.md`), or of a hyper-parameter or metric.
         snapshots: name of a snapshot, a list of them, or ``all``.
         where: a pandas query over the zoo's members; dotted columns need no backticks.
-        padding: lay smaller members into the largest, so that readers of one architecture can
-            read members of different width.
+        padding: lay smaller members into the largest for readers of one architecture, so that
+            they can read members of different width; others get the same members as they are.
     """
 
     target: str

@@ -74,7 +74,7 @@ def fit_equivariant_edit(
         Zhou et al., Permutation equivariant neural functionals, 2023: dilation as a task.
     """
     stack, copies = stack_of("dws", options), options.get("networks", 1)
-    network, weights = _members(problem, "equivariant-parameters")
+    network, weights = _members(problem, _named("equivariant-parameters", options))
     learner = stack_editor(network, _canvas(problem), stack, copies)
     inputs = _with_standard(problem, network.spec, weights)
     return _fit(problem, learner, inputs, _rates(options), training, seed)
@@ -92,7 +92,7 @@ def fit_token_edit(problem: Problem, options: Options, training: Training, seed:
 def fit_signal_edit(problem: Problem, options: Options, training: Training, seed: int) -> Fitted:
     """A signal network that changes every parameter; ``networks`` as for equivariant stacks."""
     stack, copies = SignalStack(options["channels"]), options.get("networks", 1)
-    network, weights = _members(problem, "signals-parameters")
+    network, weights = _members(problem, _named("signals-parameters", options))
     learner = signal_editor(network, _canvas(problem), stack, copies)
     inputs = _with_units(problem, network.spec, weights, weights)
     return _fit(problem, learner, inputs, _rates(options), training, seed)
@@ -259,6 +259,11 @@ def _tensors(spec: ParamSpec) -> Int[np.ndarray, " p"]:
 
 def _rates(options: Options) -> dict[str, float]:
     return {name: options[name] for name in ("learning_rate", "weight_decay")}
+
+
+def _named(editor: str, options: Options) -> str:
+    """The editor's own name: with several networks it is another one."""
+    return f"{editor}-oce" if "networks" in options else editor
 
 
 def _members(problem: Problem, reader: str) -> tuple[Network, Float[np.ndarray, "n p"]]:

@@ -12,9 +12,12 @@ from jaxtyping import Float, Int
 
 from zoogen.errors import ConfigError
 from zoogen.evaluate.problem import Block, Problem, Samples
+from zoogen.evaluate.samples import refuse_other_layouts
 from zoogen.params import Parameter, ParamSpec
+from zoogen.symmetry import canonical
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
+_AT_ONCE = 256  # members whose canonical forms are made in float64 together
 
 
 class Joined(NamedTuple):
@@ -41,23 +44,35 @@ def joined(samples: Samples, reader: str) -> Joined:
     Raises:
         ConfigError: if two blocks have other parameters.
     """
-    first = samples.blocks[0]
-    for block in samples.blocks[1:]:
-        if block.spec.parameters != first.spec.parameters:
-            raise ConfigError(
-                f"reader {reader!r}: expected members of one architecture, found cohort "
-                f"{_cohort(samples, first)!r} with {first.spec.size} parameters and cohort "
-                f"{_cohort(samples, block)!r} with {block.spec.size}, or in other tensors; select "
-                "one architecture, or a reader that takes several (graph, statistics-trees, probes)"
-            )
-    weights = np.empty((len(samples), first.spec.size), np.float32)
+    refuse_mixed(samples, reader)
+    weights = np.empty((len(samples), samples.blocks[0].spec.size), np.float32)
     for block in samples.blocks:
         weights[block.rows] = block.weights
     return Joined(_common(samples.blocks), weights)
 
 
-def _cohort(samples: Samples, block: Block) -> str:
-    return str(samples.table["cohort"].iloc[block.rows[0]]) if len(block.rows) else "without rows"
+def refuse_mixed(samples: Samples, reader: str) -> None:
+    """Refuse samples of several architectures for a reader of one.
+
+    Raises:
+        ConfigError: naming two cohorts that differ.
+    """
+    others = "choose a reader of several (statistics-trees, probes, graph, signals), "
+    refuse_other_layouts(samples, f"reader {reader!r}", others)
+
+
+def in_canonical_form(samples: Samples) -> Samples:
+    """Members that differ by a symmetry of their network alone become equal.
+
+    Raises:
+        ConfigError: if a spec has nested groups.
+    """
+    blocks = []
+    for block in samples.blocks:
+        parts = np.split(block.weights, range(_AT_ONCE, len(block.weights), _AT_ONCE))
+        forms = [canonical(block.spec, part).values for part in parts]
+        blocks.append(replace(block, weights=np.concatenate(forms)))
+    return replace(samples, blocks=tuple(blocks))
 
 
 def _common(blocks: tuple[Block, ...]) -> ParamSpec:

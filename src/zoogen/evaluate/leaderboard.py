@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from zoogen.errors import NotFoundError
+from zoogen.evaluate.intervals import RESAMPLES, Interval, paired_difference
 from zoogen.evaluate.runs import BASELINES, Json, Run, best_trial
 from zoogen.evaluate.scores import SCORES
+from zoogen.evaluate.splits import UNITS
+from zoogen.evaluate.tasks import PADDED
 
 TITLES = {
     "tau": "Kendall τ", "spearman": "Spearman ρ", "r2": "R²", "mae": "MAE",
@@ -18,6 +22,7 @@ TITLES = {
 }  # fmt: skip
 _FACTORS = {"mse": 100.0}  # on scores as they are shown
 ENOUGH = 3  # seeds below which a spread says little
+YARDSTICK = "statistics-trees"  # the best known reader that learns nothing about weight space
 _ROLES = {
     "mean": "trivial baseline",
     "zero": "trivial baseline",
@@ -74,6 +79,40 @@ class Board:
     run: Run
     standings: tuple[Standing, ...]
     missing: tuple[str, ...]
+
+    @property
+    def yardstick(self) -> Standing:
+        """Whom the others are compared with: trees on statistics, or else the best reader."""
+        usual = [s for s in self.standings if s.reader == YARDSTICK]
+        others = [s for s in self.standings if s.reader not in _ROLES]
+        return (usual or others or list(self.standings))[0]
+
+    @cached_property
+    def differences(self) -> Mapping[str, Interval]:
+        """Reader → interval of its first score minus that of the yardstick, on resampled test
+        samples; without readers whose predictions are not finite or lack a sample, empty where
+        none are stored."""
+        table, task = self.run.samples, self.run.facts["task"]
+        places = np.flatnonzero(table["side"] == "test")
+        outputs = {s.reader: self._outputs(s, places) for s in self.standings}
+        theirs = outputs.get(self.yardstick.reader)
+        if not theirs:
+            return {}
+        truth = table["target"].to_numpy()[places]
+        units = table["unit" if "unit" in table else "cell"].iloc[places]
+        return {
+            name: paired_difference(task["kind"], truth, ours, theirs, units)
+            for name, ours in outputs.items()
+            if ours and name != self.yardstick.reader
+        }
+
+    def _outputs(self, standing: Standing, places: np.ndarray) -> list[np.ndarray]:
+        """Predictions of test samples, one array a seed; none that are not finite or not stored."""
+        found = [self.run.predictions(row) for row in standing.rows]
+        if not all(len(outputs) and np.isin(places, rows).all() for rows, outputs in found):
+            return []
+        kept = [outputs[np.isin(rows, places)] for rows, outputs in found]
+        return kept if all(np.isfinite(outputs).all() for outputs in kept) else []
 
 
 def board_of(run: Run) -> Board:
@@ -147,10 +186,14 @@ def _section(board: Board) -> str:
     few = [s.reader for s in board.standings if s.seeds < ENOUGH]
     if few:
         lines.append(f"- **Fewer than {ENOUGH} seeds** {', '.join(few)}")
+    if board.differences:
+        lines.append(f"- **Intervals** {_intervals(board)}")
     scores = list(board.standings[0].scores)
-    heads = ["reader", *(TITLES[s] for s in scores), "parameters", "ms/step", "s/fit", "peak MB"]
+    apart = [f"Δ {board.yardstick.reader}"] if board.differences else []
+    heads = ["reader", *(TITLES[s] for s in scores), *apart]
+    heads += ["parameters", "ms/step", "s/fit", "peak MB"]
     table = [heads, ["---", *["--:"] * (len(heads) - 1)]]
-    table += [_cells(standing, scores) for standing in board.standings]
+    table += [_cells(board, standing, scores) for standing in board.standings]
     return "\n".join([*lines, "", *(f"| {' | '.join(row)} |" for row in table)])
 
 
@@ -182,8 +225,18 @@ def _samples(board: Board) -> str:
     return (
         f"{task['samples']:,}, of {task['members']:,} members in {task['cells']:,} cells, "
         f"snapshots {shown}, content {board.run.facts['zoo']['content_hash'][:12]}; left out: "
-        f"{excluded or 'none'}"
+        f"{excluded or 'none'}{_padding(board)}"
     )
+
+
+def _padding(board: Board) -> str:
+    """Who got members of several architectures padded, and who as they are."""
+    weights = board.run.facts.get("weights", {})
+    laid = [s.reader for s in board.standings if weights.get(s.reader) == PADDED]
+    if not laid:
+        return ""
+    count = board.run.facts["task"]["architectures"]
+    return f"; {count} architectures, padded for {', '.join(laid)}, as they are for the others"
 
 
 def _protocol(board: Board) -> str:
@@ -196,12 +249,23 @@ def _protocol(board: Board) -> str:
     )
 
 
-def _cells(standing: Standing, scores: list[str]) -> list[str]:
+def _intervals(board: Board) -> str:
+    config, task = board.run.config, board.run.facts["task"]
+    units = "images" if task["level"] == "image" else f"{UNITS[config.split.by]}s"
+    score = TITLES[next(iter(board.standings[0].scores))]
+    return (
+        f"{score} minus that of {board.yardstick.reader}, mean over seeds: 95 % of {RESAMPLES:,} "
+        f"resamples of the test samples, whole {units} at a time, fits as they are"
+    )
+
+
+def _cells(board: Board, standing: Standing, scores: list[str]) -> list[str]:
     role = f" ({_ROLES[standing.reader]})" if standing.reader in _ROLES else ""
     step = "–" if standing.step_ms is None else f"{standing.step_ms:.1f}"
     return [
         standing.reader + role,
         *(_shown(*standing.scores[name], _FACTORS.get(name, 1.0)) for name in scores),
+        *([_apart(board.differences.get(standing.reader))] if board.differences else []),
         f"{standing.parameters:,.0f}",
         step,
         f"{standing.seconds:.1f}",
@@ -216,6 +280,10 @@ def _shown(mean: float, deviation: float, factor: float) -> str:
     return f"{mean:.3f}" if not np.isfinite(deviation) else f"{mean:.3f} ± {deviation:.3f}"
 
 
+def _apart(interval: Interval | None) -> str:
+    return "–" if interval is None else f"{interval.low:+.3f} … {interval.high:+.3f}"
+
+
 def as_json(board: Board) -> Json:
     """The same as plain data."""
     facts = board.run.facts
@@ -225,7 +293,11 @@ def as_json(board: Board) -> Json:
         "task": facts["task"],
         "config": facts["config"],
         "missing": list(board.missing),
-        "readers": [_plain(standing) for standing in board.standings],
+        "yardstick": board.yardstick.reader,
+        "readers": [
+            {**_plain(standing), "difference": board.differences.get(standing.reader)}
+            for standing in board.standings
+        ],
     }
 
 

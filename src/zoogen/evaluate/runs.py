@@ -24,13 +24,14 @@ import pandas as pd
 from zoogen.config import validated
 from zoogen.errors import ConfigError, ConflictError, CorruptZooError, NotFoundError
 from zoogen.evaluate.config import RunConfig
+from zoogen.evaluate.inputs import refuse_mixed
 from zoogen.evaluate.memory import peak_bytes, reset_peak
 from zoogen.evaluate.problem import Problem
 from zoogen.evaluate.readers import Fitted, Options, Reader
 from zoogen.evaluate.scores import CHOOSES, scores
 from zoogen.evaluate.table import READERS_OF
 from zoogen.evaluate.targets import Asks
-from zoogen.evaluate.tasks import IDENTITY, Task, blind, refuse_mixed, task_of
+from zoogen.evaluate.tasks import IDENTITY, Task, blind, task_of
 from zoogen.evaluate.tuning import trials_of
 from zoogen.progress import Advance, Reporter, silent
 from zoogen.provenance import provenance
@@ -69,7 +70,8 @@ class Run:
 
     @property
     def samples(self) -> pd.DataFrame:
-        """One row a sample: member, cell, snapshot, ``side`` and ``target``."""
+        """One row a sample: member, cell, snapshot, ``side``, ``target``, and the ``unit`` whose
+        samples are all on one side."""
         return pd.read_parquet(self.path / SAMPLES)
 
     def rows(self) -> list[Json]:
@@ -149,7 +151,7 @@ def train_models(
         (folder / ROWS).mkdir(parents=True, exist_ok=True)
     with writer_lock(folder), storage_errors(folder):
         run = _begin(folder, config, zoo, task, chosen)
-        budgets = {name: _budget(config, name, reader) for name, reader in chosen.items()}
+        budgets = {name: _budget(config, task, name, reader) for name, reader in chosen.items()}
         left = _left(run, config, budgets)
         with (reporter if left else silent)("train-model", left, "fits") as advance:
             for name, reader in chosen.items():
@@ -172,7 +174,8 @@ def _chosen(config: RunConfig, task: Task, table: Mapping[str, Reader]) -> dict[
             )
     chosen = {name: table[name] for name in dict.fromkeys([*baselines, *config.readers])}
     for name, reader in chosen.items():
-        refuse_mixed(task.problem, name, reader)
+        if not reader.mixed:
+            refuse_mixed(task.problem.samples, name)
     return chosen
 
 
@@ -199,6 +202,7 @@ def _begin(
         "config": config.model_dump(mode="json"),
         "task": task.facts(),
         "readers": {name: reader.definition for name, reader in readers.items()},
+        "weights": {name: task.weights_for(reader) for name, reader in readers.items()},
         "created": now(),
     }
     if (folder / FACTS).exists():
@@ -206,7 +210,8 @@ def _begin(
         _refuse_other_run(folder, earlier, facts)
         _refuse_other_sides(folder, task.problem)
         facts["created"] = earlier["created"]
-        facts["readers"] = {**earlier["readers"], **facts["readers"]}
+        for key in ("readers", "weights"):
+            facts[key] = {**earlier.get(key, {}), **facts[key]}
     replace_file(folder / SAMPLES, _samples_file(task.problem))
     replace_file(folder / FACTS, _bytes(facts))
     return Run(folder, facts)
@@ -230,6 +235,11 @@ def _refuse_other_run(folder: Path, earlier: Json, facts: Json) -> None:
             f"{folder} holds rows of another config ({', '.join(keys)} differ); only readers, "
             "seeds and tuning.trials may change in a run; choose another --out"
         )
+    if earlier["task"]["architectures"] != facts["task"]["architectures"]:
+        raise ConflictError(
+            f"{folder} holds rows of another version of zoogen, which gave padded weights to all "
+            "readers; choose another --out"
+        )
 
 
 def _refuse_other_sides(folder: Path, problem: Problem) -> None:
@@ -250,7 +260,7 @@ def _refuse_other_sides(folder: Path, problem: Problem) -> None:
 
 
 def _samples_file(problem: Problem) -> bytes:
-    table = problem.samples.table[list(IDENTITY)].copy()
+    table = problem.samples.table[[*IDENTITY, "unit"]].copy()
     table["side"] = ""
     for side in ("train", "validation", "test"):
         table.loc[getattr(problem.split, side), "side"] = side
@@ -266,8 +276,8 @@ def _bytes(facts: Json) -> bytes:
 
 
 # --------------------------------------------------------------------------------------- one reader
-def _budget(config: RunConfig, name: str, reader: Reader) -> list[dict[str, Any]]:
-    return trials_of(name, reader.space, config.tuning.trials, config.tuning.seed)
+def _budget(config: RunConfig, task: Task, name: str, reader: Reader) -> list[dict[str, Any]]:
+    return trials_of(name, task.space_for(reader), config.tuning.trials, config.tuning.seed)
 
 
 def _left(run: Run, config: RunConfig, budgets: Mapping[str, list[dict[str, Any]]]) -> int:
@@ -340,7 +350,7 @@ def _new_row(
     seed: int,
     advance: Advance,
 ) -> Json:
-    problem = task.problem
+    problem = task.problem_for(reader)
     reset_peak()
     begin = time.perf_counter()
     training = replace(run.config.training.training, advance=advance)
@@ -360,6 +370,7 @@ def _new_row(
         "curve": [[int(step), *map(_number, errors)] for step, *errors in fitted.curve],
         "split": run.config.split.model_dump(mode="json"),
         "sides": task.facts()["sides"],
+        "weights": task.weights_for(reader),
         "excluded": dict(task.excluded),
         "finished": now(),
         "provenance": provenance(),

@@ -197,23 +197,30 @@ def _refuse_nothing(zoo: Zoo, chosen: Selection) -> None:
         raise NotFoundError(f"{zoo.path}: no sample is left ({reasons}); choose another `where`")
 
 
-def one_layout(samples: Samples) -> ConfigError | None:
-    """What to tell a reader of one architecture about samples of several; nothing if they agree.
+def refuse_other_layouts(samples: Samples, whose: str, otherwise: str = "") -> None:
+    """Refuse samples of several architectures for who takes one.
 
     Networks that differ in their activation alone have the same parameters.
+
+    Args:
+        samples: of any number of blocks.
+        whose: name of the reader or target, for the message.
+        otherwise: what may be done besides padding and selecting members.
+
+    Raises:
+        ConfigError: naming two cohorts that differ.
     """
     first = samples.blocks[0]
     for other in samples.blocks[1:]:
         if other.spec.parameters != first.spec.parameters:
-            one, two = (_first(samples, block) for block in (first, other))
-            return ConfigError(
-                f"found cohort {one['cohort']} with {first.spec.size} parameters and cohort "
-                f"{two['cohort']} with {other.spec.size} or in other tensors (first member "
-                f"{two['member']}), expected one architecture; choose a reader of mixed "
-                "architectures, set task.padding = true, or select with task.where"
+            one, two = (_first(samples, "cohort", block) for block in (first, other))
+            raise ConfigError(
+                f"{whose}: found cohort {one!r} with {first.spec.size} parameters and cohort "
+                f"{two!r} with {other.spec.size} or in other tensors (first member "
+                f"{_first(samples, 'member', other)}), expected one architecture; {otherwise}set "
+                "task.padding = true, or select with task.where"
             )
-    return None
 
 
-def _first(samples: Samples, block: Block) -> pd.Series:
-    return samples.table.iloc[block.rows[0]]
+def _first(samples: Samples, column: str, block: Block) -> str:
+    return str(samples.table[column].iloc[block.rows[0]]) if len(block.rows) else "without rows"

@@ -64,7 +64,7 @@ def split_of(
             f"split.by: found 'seed', but the target is one of the whole {level}, so that other "
             f"seeds of the same {level} would tell it; use 'cell' or 'region'"
         )
-    units = _images(table) if level == "image" else table[UNITS[by]]
+    units = units_of(table, by, level)
     if by == "region":
         held_out, test = _region(table, region, units, level), 0.0
     else:
@@ -76,9 +76,12 @@ def split_of(
     return _checked(Split(*map(np.flatnonzero, sides)), by, len(table))
 
 
-def _images(table: pd.DataFrame) -> pd.Series:
-    """Which image a sample shows, whatever the hyper-parameters it was fitted with."""
-    return table["split"].astype(str) + "/" + table["image"].astype(str)
+def units_of(table: pd.DataFrame, by: By, level: Level) -> pd.Series:
+    """What stays together on a side: a sample's cell or member; or the image that it shows,
+    whatever the hyper-parameters it was fitted with."""
+    if level == "image":
+        return table["split"].astype(str) + "/" + table["image"].astype(str)
+    return table[UNITS[by]]
 
 
 def _draws(seed: int, units: Iterable[str]) -> Float[np.ndarray, " n"]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from zoogen.errors import ConfigError
 from zoogen.evaluate import closed, editing, probing, trained
-from zoogen.evaluate.inputs import refuse_unfit
+from zoogen.evaluate.inputs import in_canonical_form, refuse_unfit
 from zoogen.evaluate.problem import Problem
 from zoogen.evaluate.readers import Fitted, Options, Reader, Training
 from zoogen.evaluate.targets import Asks
@@ -23,7 +24,10 @@ RATES: dict[str, tuple[Any, ...]] = {
 TREES = {"learning_rate": (0.05, 0.1, 0.03), "leaves": (15, 31, 7), "trees": (300,)}
 PERCEPTRON = RATES | {"hidden": (256, 512, 128)}
 TOKENS = RATES | {"channels": (32, 16), "depth": (2, 3)}
-STACK = RATES | {"channels": (16, 32), "depth": (4, 3)}
+# Where inputs and outputs are exchangeable they have no rank.
+EXCHANGEABLE = RATES | {"channels": (32, 16), "depth": (4, 3), "position_rank": (1, 3)}
+STACK = EXCHANGEABLE | {"terminal_rank": (16, 4)}
+CANONICAL: dict[str, tuple[Any, ...]] = {"canonical": (False, True)}
 GRAPH = RATES | {"channels": (16, 32), "depth": (4, 2)}
 SWEEPS = RATES | {"channels": (16, 32), "depth": (2, 1)}
 SIGNALS: dict[str, tuple[Any, ...]] = {
@@ -52,14 +56,18 @@ def _fit(
     training: Training,
     seed: int,
 ) -> Fitted:
-    """Fit with defaults for the options that are not given, after the checks all readers share."""
+    """Fit with defaults for the options that are not given, after the checks all readers share,
+    and with ``canonical`` on canonical forms of the members."""
     unknown = sorted(options.keys() - space.keys())
     if unknown:
         raise ConfigError(
             f"reader {name!r}: no option {unknown[0]!r}; expected one of {list(space)}"
         )
     refuse_unfit(problem, name)
-    return fit(problem, {n: v[0] for n, v in space.items()} | dict(options), training, seed)
+    given = {option: values[0] for option, values in space.items()} | dict(options)
+    if given.pop("canonical", False):
+        problem = replace(problem, samples=in_canonical_form(problem.samples))
+    return fit(problem, given, training, seed)
 
 
 READERS: dict[str, Reader] = dict(
@@ -97,7 +105,7 @@ READERS: dict[str, Reader] = dict(
             "flat-mlp",
             "A perceptron on the flat weights, each tensor over its root mean square.",
             trained.fit_flat_mlp,
-            PERCEPTRON,
+            PERCEPTRON | CANONICAL,
         ),
         _reader(
             "flat-mlp-augmented",
@@ -117,6 +125,7 @@ READERS: dict[str, Reader] = dict(
             "Ridge or logistic regression on principal components of the flat weights; number and "
             "penalty by validation.",
             closed.fit_pca_ridge,
+            CANONICAL,
         ),
         _reader(
             "deepsets",
@@ -124,7 +133,7 @@ READERS: dict[str, Reader] = dict(
             "and deviation of its other weights), means over units, a perceptron on those "
             "(Zaheer et al., 2017).",
             trained.fit_deep_sets,
-            RATES | {"hidden": (128, 256, 64)},
+            RATES | {"hidden": (128, 256, 64)} | CANONICAL,
         ),
         _reader(
             "probes",
@@ -136,49 +145,52 @@ READERS: dict[str, Reader] = dict(
         ),
         _reader(
             "equivariant",
-            "Complete equivariant layers and an invariant head (Navon et al., 2023).",
+            "Equivariant layers and an invariant head (Navon et al., 2023); each layer is complete "
+            "for what it reads and returns, which is per channel one number for every input or "
+            "output of a parameter, or where they are more 16 learned sums (`terminal_rank`), and "
+            "one sum of all kernel positions (`position_rank`).",
             trained.fit_equivariant,
-            STACK,
+            STACK | CANONICAL,
         ),
         _reader(
             "nfn-np",
             "The same with exchangeable inputs and outputs, without norms (Zhou et al., 2023).",
             partial(trained.fit_equivariant, form="nfn-np"),
-            STACK,
+            EXCHANGEABLE | CANONICAL,
         ),
         _reader(
             "universal",
             "The same with exchangeable inputs and outputs, residual (Zhou, Finn and Harrison, "
             "2024).",
             partial(trained.fit_equivariant, form="universal"),
-            STACK,
+            EXCHANGEABLE | CANONICAL,
         ),
         _reader(
             "tokens",
             "A transformer over units, attending along weights: no order of units is seen.",
             trained.fit_tokens,
-            TOKENS,
+            TOKENS | CANONICAL,
         ),
         _reader(
             "tokens-plain",
             "A transformer over units with their weights as tokens and with positions, in training "
             "in a new random order at each step (Schürholt, Mahoney and Borth, 2024).",
             partial(trained.fit_tokens, form="plain"),
-            TOKENS,
+            TOKENS | {"window": (None, 16)} | CANONICAL,
         ),
         _reader(
             "graph",
             "Messages along the network's own edges, all at once (Kofinas et al., 2024; Lim et "
             "al., 2023).",
             trained.fit_graph,
-            GRAPH,
+            GRAPH | CANONICAL,
             mixed=True,
         ),
         _reader(
             "graph-forward",
             "The same, in sweeps from inputs to outputs and back.",
             partial(trained.fit_graph, order="forward"),
-            SWEEPS,
+            SWEEPS | CANONICAL,
             mixed=True,
         ),
         _reader(
@@ -203,8 +215,8 @@ PARAMETER_READERS: dict[str, Reader] = dict(
         ),
         _reader(
             "equivariant-parameters",
-            "What complete equivariant layers add to `linear`, parameter by parameter (Navon et "
-            "al., 2023).",
+            "What equivariant layers, as those of the reader `equivariant`, add to `linear`, "
+            "parameter by parameter (Navon et al., 2023).",
             trained.fit_equivariant_parameters,
             STACK,
         ),
@@ -236,8 +248,8 @@ EDITORS: dict[str, Reader] = dict(
         ),
         _reader(
             "equivariant-parameters",
-            "Complete equivariant layers that return a change of every parameter (Navon et al., "
-            "2023).",
+            "Equivariant layers, as those of the reader `equivariant`, that return a change of "
+            "every parameter (Navon et al., 2023).",
             editing.fit_equivariant_edit,
             STACK,
         ),

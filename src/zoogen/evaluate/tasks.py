@@ -10,18 +10,19 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.ndimage import grey_dilation
 
-from zoogen.errors import ConfigError
+from zoogen.errors import ConfigError, NotFoundError
 from zoogen.evaluate.config import RunConfig
 from zoogen.evaluate.padding import padded
 from zoogen.evaluate.problem import Problem, Samples
 from zoogen.evaluate.readers import Reader
-from zoogen.evaluate.samples import Selection, one_layout, read_samples, selection
-from zoogen.evaluate.splits import split_of
+from zoogen.evaluate.samples import Selection, read_samples, refuse_other_layouts, selection
+from zoogen.evaluate.splits import split_of, units_of
 from zoogen.evaluate.targets import Target, answers, target_of
 from zoogen.zoo import Zoo
 
 IDENTITY = ("member", "cell", "seed", "cohort", "snapshot")
 NO_NEXT = "no later snapshot"
+AS_STORED, PADDED = "as stored", "padded to the largest architecture"
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,35 @@ class Task:
     """A problem, and what its target means.
 
     Attributes:
-        problem: what readers get.
+        problem: as readers of one architecture get it: padded, if the config says so.
+        stored: the same samples with members as they are in the zoo.
         target: that they predict.
         excluded: reason → how many samples were left out.
     """
 
     problem: Problem
+    stored: Samples
     target: Target
     excluded: Mapping[str, int]
+
+    def problem_for(self, reader: Reader) -> Problem:
+        """The same samples, sides and targets for all; unpadded for who reads several specs.
+
+        Numbers for every parameter are those of padded weights, which all readers then get.
+        """
+        unpadded = reader.mixed and self.target.asks == "network"
+        return replace(self.problem, samples=self.stored) if unpadded else self.problem
+
+    def space_for(self, reader: Reader) -> Mapping[str, tuple[Any, ...]]:
+        """What may be tuned on these samples: canonical forms not where groups are nested."""
+        blocks = self.problem_for(reader).samples.blocks
+        nested = any(group.parent for block in blocks for group in block.spec.groups.values())
+        return {k: v for k, v in reader.space.items() if not (nested and k == "canonical")}
+
+    def weights_for(self, reader: Reader) -> str:
+        """Which weights those are, in words."""
+        laid = self.problem_for(reader).samples.blocks is not self.stored.blocks
+        return PADDED if laid else AS_STORED
 
     def facts(self) -> dict[str, Any]:
         """What a table of results says about the task."""
@@ -52,7 +74,7 @@ class Task:
             "samples": len(problem.samples),
             "members": int(problem.samples.table["member"].nunique()),
             "cells": int(problem.samples.table["cell"].nunique()),
-            "architectures": len({b.spec.parameters for b in problem.samples.blocks}),
+            "architectures": len({b.spec.parameters for b in self.stored.blocks}),
             "sides": sides,
             "excluded": dict(self.excluded),
             "hyper_parameters": list(problem.samples.hyper_parameters),
@@ -76,24 +98,25 @@ def task_of(zoo: Zoo, config: RunConfig) -> Task:
     target = target_of(zoo, name, chosen.table)
     chosen = _with_next(zoo, chosen) if target.asks == "update" else chosen
     found = answers(target, name, zoo, chosen)
-    samples = read_samples(zoo, found.chosen)
-    values = found.values[_places(found.chosen, samples)]
+    stored = read_samples(zoo, found.chosen)
+    values = found.values[_places(found.chosen, stored)]
+    seen = tuple(key for key in stored.hyper_parameters if key != name)
+    units = units_of(stored.table, split.by, target.level)
+    stored = replace(stored, hyper_parameters=seen, table=stored.table.assign(unit=units))
     laid = padded if config.task.padding else _as_they_are
-    samples = laid(samples)
+    samples = laid(stored)
     canvas = None
     if target.asks == "update":
         values = _updates(zoo, samples, laid)
     elif target.asks == "edit":
         images = dilated(_images(zoo, samples))
         values, canvas = pixel_rows(images), images.shape[2:]
-    seen = tuple(key for key in samples.hyper_parameters if key != name)
-    samples = replace(samples, hyper_parameters=seen)
     sides = split_of(
         samples.table, split.by, split.test, split.validation, split.seed, split.region,
         target.level,
     )  # fmt: skip
     problem = Problem(name, target.kind, samples, values, found.classes, sides, canvas)
-    return Task(problem, target, samples.excluded)
+    return Task(problem, stored, target, samples.excluded)
 
 
 def blind(problem: Problem) -> Problem:
@@ -104,17 +127,6 @@ def blind(problem: Problem) -> Problem:
     samples = problem.samples
     table = samples.table[[*IDENTITY, *samples.hyper_parameters]]
     return replace(problem, samples=replace(samples, table=table), targets=targets)
-
-
-def refuse_mixed(problem: Problem, name: str, reader: Reader) -> None:
-    """Refuse samples of several architectures for a reader of one.
-
-    Raises:
-        ConfigError: naming two cohorts that differ.
-    """
-    reason = None if reader.mixed else one_layout(problem.samples)
-    if reason is not None:
-        raise ConfigError(f"reader {name!r}: {reason}")
 
 
 def _as_they_are(samples: Samples) -> Samples:
@@ -134,6 +146,12 @@ def _with_next(zoo: Zoo, chosen: Selection) -> Selection:
     """Samples whose weights at the next snapshot are stored, too."""
     last = {cohort: len(zoo.snapshots(cohort)) - 1 for cohort in zoo.cohorts}
     at_end = chosen.table["position"] >= chosen.table["cohort"].map(last)
+    if at_end.all():
+        names = list(zoo.snapshots(str(chosen.table["cohort"].iloc[0]))["name"])[:-1]
+        raise NotFoundError(
+            f"{zoo.path}: target 'next_update': all {len(at_end)} samples are at the last snapshot "
+            f"of their member; name earlier ones in task.snapshots ({', '.join(names)})"
+        )
     return chosen.without(at_end.to_numpy(), NO_NEXT)
 
 
@@ -141,7 +159,7 @@ def _updates(
     zoo: Zoo, samples: Samples, laid: Callable[[Samples], Samples]
 ) -> Float[np.ndarray, "n p"]:
     """Change of every weight up to the next snapshot."""
-    _refuse_layouts(samples, "next_update")
+    refuse_other_layouts(samples, "target 'next_update', one number a parameter")
     later = samples.table.assign(position=samples.table["position"] + 1)
     following = laid(read_samples(zoo, Selection(later)))
     if len(following) < len(samples):
@@ -157,16 +175,10 @@ def _updates(
     return values
 
 
-def _refuse_layouts(samples: Samples, target: str) -> None:
-    reason = one_layout(samples)
-    if reason is not None:
-        raise ConfigError(f"target {target!r} has one number a parameter: {reason}")
-
-
 # ----------------------------------------------------------------------------------------- edits
 def _images(zoo: Zoo, samples: Samples) -> Float[np.ndarray, "n c h w"]:
     """The images that samples were fitted to: of the data set, not as the networks show them."""
-    _refuse_layouts(samples, "dilate")
+    refuse_other_layouts(samples, "target 'dilate', a change of every parameter")
     members = samples.table["member"]
     return zoo.targets()[zoo.members.index.get_indexer(members)]
 

@@ -53,7 +53,6 @@ from zoogen.models.heads import initial_mlp, mlp
 from zoogen.params import ParamSpec
 from zoogen.symmetry import align_members, align_population
 
-TERMINAL_RANK = 4  # features per channel that stacks keep for inputs and outputs, if they are more
 STANDARD_MEMBERS = 256  # that the scale of graphs is taken from
 ALIGNED_MEMBERS = 64  # whose mean is what others are aligned with
 
@@ -211,8 +210,8 @@ def signal_parameter_learner(spec: ParamSpec, stack: SignalStack) -> Learner:
 
 def stack_of(form: str, options: Options) -> Stack:
     """A published stack in the size that the options say, with ranks for what is wide."""
-    size = {name: options[name] for name in ("channels", "depth")}
-    return replace(STACKS[form], terminal_rank=TERMINAL_RANK, position_rank=1, **size)
+    names = ("channels", "depth", "terminal_rank", "position_rank")
+    return replace(STACKS[form], **{name: options[name] for name in names if name in options})
 
 
 def fit_equivariant(
@@ -305,7 +304,8 @@ def fit_tokens(
 ) -> Fitted:
     """A transformer over units, on the standard scale of the training rows."""
     spec, weights = joined(problem.samples, "tokens" if form == "units" else "tokens-plain")
-    learner = token_learner(spec, problem.outputs, TokenStack(form, **token_sizes(options)))
+    stack = TokenStack(form, window=options.get("window"), **token_sizes(options))
+    learner = token_learner(spec, problem.outputs, stack)
     standard = fit_standard(spec, weights[problem.split.train])
     parts = _one_part(problem, np.asarray(standardise(standard, weights), np.float32))
     return fit_model(problem, learner, parts, options, training, seed)

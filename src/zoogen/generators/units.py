@@ -105,7 +105,10 @@ def unit_field(
         with transformers, 2023, for the condition in every layer; Gilmer et al., Neural message
         passing for quantum chemistry, 2017. We differ in messages that the weights multiply.
     """
-    refuse_nested_groups(spec, "a flow with a field over units (options.field = 'units')")
+    refuse_nested_groups(
+        spec, "a flow with a field over units (options.field = 'units')",
+        "choose options.field = 'layers'",
+    )  # fmt: skip
     if heads < 1 or channels < 2 or channels // 2 % heads:
         raise ConfigError(
             f"options.heads: found {heads}, expected a divisor of half the {channels} channels"

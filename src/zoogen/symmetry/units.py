@@ -44,8 +44,15 @@ def places(spec: ParamSpec, group: str) -> Iterator[Place]:
                 yield Place(parameter, position)
 
 
-def refuse_nested_groups(spec: ParamSpec, task: str) -> None:
+def refuse_nested_groups(
+    spec: ParamSpec, task: str, instead: str = "bring members together with `sinkhorn_matching`"
+) -> None:
     """Refuse specs whose units do not all move freely, where an algorithm assumes that they do.
+
+    Args:
+        spec: of the members.
+        task: what can't be done.
+        instead: what to do, with something that takes such specs.
 
     Raises:
         ConfigError: naming the group that has a parent.
@@ -54,8 +61,7 @@ def refuse_nested_groups(spec: ParamSpec, task: str) -> None:
         if group.parent is not None:
             raise ConfigError(
                 f"{task}: expected groups of freely exchangeable units, found {group.name!r} "
-                f"nested in {group.parent!r}; elements, checks and models take such specs, this "
-                "does not yet"
+                f"nested in {group.parent!r}; {instead}, which takes such specs"
             )
 
 

@@ -24,6 +24,7 @@ from zoogen.symmetry import (
     identity,
     invert,
     random_element,
+    sinkhorn_matching,
     weight_matching,
 )
 
@@ -245,6 +246,46 @@ def test_algorithms_that_need_free_units_refuse_nested_groups(task):
     spec = attention_spec()
     with pytest.raises(ConfigError, match=r"found 'keys' nested in 'heads'; bring .*`sinkhorn_m"):
         task(spec, members_of(spec, 2))
+
+
+# Everything that takes flat weights, given one good and one other array of them.
+TAKES_WEIGHTS = {
+    "unflatten": lambda net, good, given: net.spec.unflatten(given),
+    "unflatten, compiled": lambda net, good, given: jax.jit(net.spec.unflatten)(given),
+    "unflatten, each": lambda net, good, given: jax.vmap(net.spec.unflatten)(given),
+    "permute": lambda net, good, given: net.spec.permute(given, {}),
+    "without_statistics": lambda net, good, given: net.spec.without_statistics(given),
+    "apply": lambda net, good, given: apply(net.spec, identity(net.spec), given),
+    "canonical": lambda net, good, given: canonical(net.spec, given),
+    "weight a": lambda net, good, given: weight_matching(net.spec, given, good),
+    "weight b": lambda net, good, given: weight_matching(net.spec, good, given),
+    "sinkhorn": lambda net, good, given: sinkhorn_matching(net.spec, good, given),
+    "activation": lambda net, good, given: activation_matching(
+        net, good, given, jnp.zeros((2, *net.image_shape))
+    ),
+}
+
+
+@pytest.mark.parametrize("task", TAKES_WEIGHTS)
+@pytest.mark.parametrize("name", ["mlp", "resnet-batch"])
+def test_weights_of_another_length_are_refused(name, task):
+    """Half as long, one number short, one too many: none is regrouped, cut or broadcast."""
+    network = network_of(name)
+    size = network.spec.size
+    good = members_of(network.spec, 2)
+    for length in (size // 2, size - 1, size + 1, 1):
+        with pytest.raises(ConfigError, match=rf"expected {size} numbers .*{length},?\); take"):
+            TAKES_WEIGHTS[task](network, good, np.ones((2, length)))
+
+
+def test_the_length_of_weights_is_that_of_the_last_axis():
+    spec = network_of("mlp").spec
+    with pytest.raises(ConfigError, match=r"found shape \(\)"):
+        spec.unflatten(np.float64(1))
+    for lead in ((), (3,), (0,), (2, 0, 3)):
+        parts = spec.unflatten(np.ones((*lead, spec.size)))
+        assert parts["output.bias"].shape == (*lead, 3)
+    assert jax.jit(jax.vmap(spec.unflatten))(np.ones((4, spec.size)))["output.bias"].shape == (4, 3)
 
 
 def test_an_element_of_another_network_is_refused():

@@ -192,6 +192,8 @@ def brightened():
         ("zero", 1.0), ("floor", 0.01), ("linear", 0.01), ("equivariant-parameters", 0.6),
         pytest.param("equivariant-parameters-oce", 0.6, marks=pytest.mark.slow),
         pytest.param("tokens-parameters", 0.6, marks=pytest.mark.slow),
+        pytest.param("signals-parameters", 0.2, marks=pytest.mark.slow),
+        pytest.param("signals-parameters-oce", 0.2, marks=pytest.mark.slow),
     ],
 )  # fmt: skip
 def test_an_edit_with_a_known_answer(name, most):

@@ -44,7 +44,7 @@ from zoogen.generators.flow import (
 )
 from zoogen.generators.learned import _completed, _matched
 from zoogen.generators.units import unit_field
-from zoogen.generators.velocity import equivariant_field, vector_field
+from zoogen.generators.velocity import equivariant_field, token_field, vector_field
 from zoogen.params import Axis, ParamSpec
 from zoogen.population import over_members
 from zoogen.symmetry import Element, apply, random_element
@@ -206,6 +206,7 @@ CONVOLUTION = ParamSpec.build(
 FIELDS: dict[str, Callable] = {
     "layers": partial(equivariant_field, channels=4, depth=2, rank=2),
     "units": partial(unit_field, channels=8, depth=2, heads=2, rank=3),
+    "tokens": partial(token_field, channels=8, depth=2, heads=2),
 }
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from zoogen.config import NetworkConfig
 from zoogen.errors import ConfigError
-from zoogen.networks import build_network
+from zoogen.networks import FAMILIES, build_network
 from zoogen.params import Axis, ParamSpec
 from zoogen.symmetry import (
     Element,
@@ -24,6 +24,7 @@ from zoogen.symmetry import (
     identity,
     invert,
     random_element,
+    sinkhorn_matching,
     weight_matching,
 )
 
@@ -243,8 +244,48 @@ def test_impossible_nesting_is_refused(parents, message):
 )
 def test_algorithms_that_need_free_units_refuse_nested_groups(task):
     spec = attention_spec()
-    with pytest.raises(ConfigError, match=r"found 'keys' nested in 'heads'; bring .*`sinkhorn_m"):
+    with pytest.raises(ConfigError, match=r"found 'keys' nested in 'heads'; .*sinkhorn_matching"):
         task(spec, members_of(spec, 2))
+
+
+# Everything that takes flat weights, given one good and one other array of them.
+TAKES_WEIGHTS = {
+    "unflatten": lambda net, good, given: net.spec.unflatten(given),
+    "unflatten, compiled": lambda net, good, given: jax.jit(net.spec.unflatten)(given),
+    "unflatten, each": lambda net, good, given: jax.vmap(net.spec.unflatten)(given),
+    "permute": lambda net, good, given: net.spec.permute(given, {}),
+    "without_statistics": lambda net, good, given: net.spec.without_statistics(given),
+    "apply": lambda net, good, given: apply(net.spec, identity(net.spec), given),
+    "canonical": lambda net, good, given: canonical(net.spec, given),
+    "weight a": lambda net, good, given: weight_matching(net.spec, given, good),
+    "weight b": lambda net, good, given: weight_matching(net.spec, good, given),
+    "sinkhorn": lambda net, good, given: sinkhorn_matching(net.spec, good, given),
+    "activation": lambda net, good, given: activation_matching(
+        net, good, given, jnp.zeros((2, *net.image_shape))
+    ),
+}
+
+
+@pytest.mark.parametrize("task", TAKES_WEIGHTS)
+@pytest.mark.parametrize("name", ["mlp", "resnet-batch"])
+def test_weights_of_another_length_are_refused(name, task):
+    """Half as long, one number short, one too many: none is regrouped, cut or broadcast."""
+    network = network_of(name)
+    size = network.spec.size
+    good = members_of(network.spec, 2)
+    for length in (size // 2, size - 1, size + 1, 1):
+        with pytest.raises(ConfigError, match=rf"expected {size} numbers .*{length},?\); take"):
+            TAKES_WEIGHTS[task](network, good, np.ones((2, length)))
+
+
+def test_the_length_of_weights_is_that_of_the_last_axis():
+    spec = network_of("mlp").spec
+    with pytest.raises(ConfigError, match=r"found shape \(\)"):
+        spec.unflatten(np.float64(1))
+    for lead in ((), (3,), (0,), (2, 0, 3)):
+        parts = spec.unflatten(np.ones((*lead, spec.size)))
+        assert parts["output.bias"].shape == (*lead, 3)
+    assert jax.jit(jax.vmap(spec.unflatten))(np.ones((4, spec.size)))["output.bias"].shape == (4, 3)
 
 
 def test_an_element_of_another_network_is_refused():
@@ -268,11 +309,24 @@ def test_a_transformers_spec_claims_exactly_what_its_function_does():
         assert finding.claimed == (finding.error <= 1e-5)
 
 
-@pytest.mark.parametrize("name", ["mlp-tanh", "cnn", "lenet"])
+IN_DOUBLE = {
+    name: NETWORKS[name] for name in ("mlp", "mlp-tanh", "cnn", "lenet", "resnet", "resnet-batch")
+} | {
+    "vit": (NetworkConfig(family="vit", width=4, depth=1), (1, 4, 4), 3),
+    "siren": (NetworkConfig(family="siren", activation="sin", init="siren", width=4), (2, 1, 1), 3),
+}  # fmt: skip
+
+
+def test_every_family_is_verified_in_double_precision():
+    assert {config.family for config, *_ in IN_DOUBLE.values()} == set(FAMILIES)
+
+
+@pytest.mark.parametrize("name", IN_DOUBLE)
 def test_claims_hold_in_double_precision(name):
     with jax.enable_x64(True):
-        errors = [f.error for f in check_symmetry(network_of(name)) if f.claimed]
-    assert max(errors) <= 1e-10
+        found = check_symmetry(build_network(*IN_DOUBLE[name]))
+    for finding in found:
+        assert finding.claimed == (finding.error <= 1e-10)
 
 
 # Axes of equal size wherever that can be, so that any axis can bear any label.
@@ -283,6 +337,7 @@ BROKEN = {
     "resnet": build_network(
         NetworkConfig(family="resnet", width=3, depth=1, norm="batch"), (3, 6, 6), 3
     ),
+    "vit": build_network(NetworkConfig(family="vit", width=4, depth=1, heads=2), (1, 4, 4), 4),
 }
 
 
@@ -308,7 +363,8 @@ def relabelled(spec, name, position, axis):
     return ParamSpec.build(
         {n: tuple(a) for n, a in axes.items()},
         dict(spec.scalings),
-        statistics=dict(spec.statistics),
+        {group: (parent, units) for group, parent, units in spec.parents},
+        dict(spec.statistics),
     )
 
 
@@ -335,6 +391,25 @@ def test_wrong_blocks_are_caught(family):
             if axis.block > 1:
                 with pytest.raises(ConfigError, match="units"):
                     relabelled(network.spec, parameter.name, position, replace(axis, block=1))
+
+
+@pytest.mark.parametrize(
+    ("parents", "group"),
+    [
+        ((("block0.value", "block0.heads", 2),), "block0.query"),
+        ((("block0.query", "block0.heads", 2),), "block0.heads"),
+        ((("block0.query", "one", 2), ("block0.value", "another", 2)), "one"),
+        (
+            (("block0.query", "block0.heads", 4), ("block0.value", "block0.heads", 4)),
+            "block0.heads",
+        ),
+    ],
+    ids=["free queries", "free values", "heads apart", "other heads"],
+)
+def test_every_wrong_nesting_is_caught(parents, group):
+    network = BROKEN["vit"]
+    with pytest.raises(ConfigError, match=f"group '{group}': permutation should leave"):
+        check_symmetry(replace(network, spec=replace(network.spec, parents=parents)))
 
 
 @pytest.mark.parametrize(

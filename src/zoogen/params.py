@@ -193,7 +193,11 @@ class ParamSpec:
 
         Lengths, distances and matchings are those of what is trained: statistics follow from it
         and the images, on a scale of their own.
+
+        Raises:
+            ConfigError: if the vector has another length than the spec.
         """
+        self.refuse_other_lengths(vector)
         return vector * self.trained if self.statistics else vector
 
     def flatten(self, params: Mapping[str, Any]) -> Any:
@@ -207,7 +211,12 @@ class ParamSpec:
         return concatenate(parts, axis=-1)
 
     def unflatten(self, vector: Any) -> dict[str, Any]:
-        """Cut flat vectors (with any leading axes) into named tensors; inverse of `flatten`."""
+        """Cut flat vectors (with any leading axes) into named tensors; inverse of `flatten`.
+
+        Raises:
+            ConfigError: if the vector has another length than the spec.
+        """
+        self.refuse_other_lengths(vector)
         lead = vector.shape[:-1]
         return {
             p.name: vector[..., p.offset : p.offset + p.size].reshape(*lead, *p.shape)
@@ -222,8 +231,25 @@ class ParamSpec:
         Args:
             vector: flat weights ``[*m, p]``, NumPy or JAX.
             permutation: group name → order of its units; groups left out stay as they are.
+
+        Raises:
+            ConfigError: if the vector has another length than the spec, or a group is unknown.
         """
+        self.refuse_other_lengths(vector)
         return vector[..., self._entry_order(permutation)]
+
+    def refuse_other_lengths(self, vector: Any) -> None:
+        """Refuse flat vectors of another network: cut up, they would lose their tail unnoticed.
+
+        Raises:
+            ConfigError: if the last axis of ``vector`` is not as long as the spec.
+        """
+        if vector.shape[-1:] != (self.size,):
+            raise ConfigError(
+                f"flat weights: expected {self.size} numbers along the last axis, those of "
+                f"{len(self.parameters)} parameters, found shape {tuple(vector.shape)}; take the "
+                "spec of the network that the weights belong to"
+            )
 
     def _entry_order(self, permutation: Mapping[str, Any]) -> Int[np.ndarray, " p"]:
         unknown = set(permutation) - set(self.groups)

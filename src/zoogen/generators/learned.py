@@ -25,7 +25,7 @@ from zoogen.generators.flow import (
 from zoogen.generators.generator import Effort, Fittable, Options, Request, Source, State
 from zoogen.generators.sight import sight_of
 from zoogen.generators.units import unit_field
-from zoogen.generators.velocity import equivariant_field, vector_field
+from zoogen.generators.velocity import equivariant_field, token_field, vector_field
 from zoogen.models import Standard, fit_standard, standardise
 from zoogen.params import ParamSpec
 from zoogen.symmetry import align_members, apply, weight_matching
@@ -163,11 +163,16 @@ def _weight_field(spec: ParamSpec, conditions: int, options: Options) -> Field:
         return _unit_field(spec, conditions, channels, depth, options["heads"], rank)
     if options["field"] == "layers":
         return _equivariant_field(spec, conditions, *sizes)
-    raise ConfigError(f"options.field: found {options['field']!r}, expected 'units' or 'layers'")
+    if options["field"] == "tokens":
+        return _token_field(spec, conditions, *sizes[:2], options["heads"])
+    raise ConfigError(
+        f"options.field: found {options['field']!r}, expected 'units', 'layers' or 'tokens'"
+    )
 
 
 _unit_field = lru_cache(unit_field)
 _equivariant_field = lru_cache(equivariant_field)
+_token_field = lru_cache(token_field)
 
 
 def _path(options: Options) -> Path:

@@ -49,7 +49,7 @@ GENERATORS: dict[str, Generator] = {
         d2nwg.fit, d2nwg.sample, d2nwg.DEFAULTS, conditional=True, trained=True,
     ),
     "flow": Generator(
-        "equivariant flow matching over weights, by a field over units or over layers",
+        "equivariant flow matching over weights, by a field over units, layers or tokens",
         learned.fit_flow, learned.sample_flow,
         {"field": "units", "channels": 96, "depth": 4, "heads": 4, "rank": 48,
          "coupling": "independent", "function_weight": 1.0, **_PATH, "path_steps": 16},

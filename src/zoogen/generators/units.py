@@ -107,7 +107,7 @@ def unit_field(
     """
     refuse_nested_groups(
         spec, "a flow with a field over units (options.field = 'units')",
-        "choose options.field = 'layers'",
+        "choose options.field = 'layers' or 'tokens'",
     )  # fmt: skip
     if heads < 1 or channels < 2 or channels // 2 % heads:
         raise ConfigError(

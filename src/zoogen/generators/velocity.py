@@ -1,4 +1,4 @@
-"""Fields over weights: an equivariant stack, and a perceptron over coordinates; both with time."""
+"""Fields over weights with time: an equivariant stack, attention along weights, a perceptron."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from zoogen.generators.flow import Field, condition_size
+from zoogen.models import TokenStack, token_parameter_model
 from zoogen.models.heads import initial_mlp, mlp
 from zoogen.models.leaves import Features, fold, leaves_of, unfold
 from zoogen.models.linear import equivariant_linear
@@ -80,6 +81,42 @@ def equivariant_field(
         h = modulated(h, params["modulation"][-1], embedded)
         out = last.apply(params["last"], {name: jax.nn.silu(v) for name, v in h.items()})
         return unfold(leaves, out)[..., 0]
+
+    return Field(init, apply)
+
+
+def token_field(
+    spec: ParamSpec, conditions: int, channels: int = 32, depth: int = 4, heads: int = 4
+) -> Field:
+    """A field that commutes with every permutation of hidden units: attention along weights.
+
+    The token model of :func:`~zoogen.models.token_parameter_model`, whose weights have states of
+    their own. Condition and time pass a perceptron before they modulate its layers.
+
+    Args:
+        spec: of the networks; nested groups included.
+        conditions: length of the condition vector.
+        channels: features of a unit; a weight has a quarter of them.
+        depth: layers.
+        heads: of attention; a divisor of the channels.
+
+    Raises:
+        ConfigError: if heads do not divide the channels, or the spec has no graph.
+    """
+    stack = TokenStack("units", channels, depth, heads, edge_channels=max(1, channels // 4))
+    model = token_parameter_model(spec, stack, condition_size=EMBEDDING)
+    read = (condition_size(conditions), EMBEDDING, EMBEDDING)
+
+    def init(key: Array) -> dict[str, Any]:
+        of_embedding, of_model = jax.random.split(key)
+        return {"embedding": initial_mlp(of_embedding, read), "model": model.init(of_model)}
+
+    def apply(
+        params: dict[str, Any], x: Float[Array, "b d"], condition: Float[Array, "b e"]
+    ) -> Float[Array, "b d"]:
+        embedded = jax.nn.silu(mlp(params["embedding"], condition))
+        found: Array = model.apply(params["model"], x, embedded)
+        return found
 
     return Field(init, apply)
 

@@ -12,7 +12,7 @@ from zoogen.networks import Network
 from zoogen.population import MemberFunction, over_members
 from zoogen.symmetry.assignment import best_order, picked
 from zoogen.symmetry.elements import Element
-from zoogen.symmetry.matching import Matching, is_signed, overwrite, unmatched
+from zoogen.symmetry.matching import Matching, is_signed, overwrite, paired, unmatched
 from zoogen.symmetry.units import refuse_nested_groups
 
 
@@ -38,15 +38,14 @@ def activation_matching(
         Matchings whose objective is the mean correlation over all units, in [−1, 1].
 
     Raises:
-        ConfigError: if the network has nested groups.
+        ConfigError: if the network has nested groups, or the weights another length than it.
 
     Reference:
         Li, Yosinski, Clune, Lipson and Hopcroft, Convergent learning: do different neural networks
         learn the same representations?, 2015.
     """
     refuse_nested_groups(network.spec, "activation matching")
-    b = np.asarray(b)
-    a = np.broadcast_to(np.asarray(a), b.shape)
+    a, b = paired(network.spec, a, b)
     found = _correlations(network)((a, b), images)
     return _matched(network, {group: np.asarray(value) for group, value in found.items()})
 

@@ -49,7 +49,7 @@ def canonical(spec: ParamSpec, values: Float[np.ndarray, "*m p"]) -> Canonical:
         values: flat weights; computed in float64, returned in their own precision.
 
     Raises:
-        ConfigError: if the spec has nested groups.
+        ConfigError: if the spec has nested groups, or the weights another length than it.
 
     Example:
         >>> from zoogen.params import Axis
@@ -59,7 +59,7 @@ def canonical(spec: ParamSpec, values: Float[np.ndarray, "*m p"]) -> Canonical:
     """
     refuse_nested_groups(spec, "canonical form")
     values = np.asarray(values)
-    lead, exact = values.shape[:-1], values.astype(np.float64).reshape(-1, spec.size)
+    lead, exact = values.shape[:-1], values.astype(np.float64).reshape(-1, *values.shape[-1:])
     element = identity(spec, exact.shape[:1])
     for step in _steps(spec):
         element = compose(step(spec.unflatten(apply(spec, element, exact))), element)

@@ -32,6 +32,20 @@ class Matching(NamedTuple):
     sweeps: Int[np.ndarray, " q"]
 
 
+def paired(
+    spec: ParamSpec, a: Float[np.ndarray, "*q p"], b: Float[np.ndarray, "q p"]
+) -> tuple[Float[np.ndarray, "q p"], Float[np.ndarray, "q p"]]:
+    """Both members of each pair, where one ``a`` may serve all pairs.
+
+    Raises:
+        ConfigError: if one of them has another length than the spec.
+    """
+    a, b = np.asarray(a), np.asarray(b)
+    for values in (a, b):
+        spec.refuse_other_lengths(values)
+    return np.broadcast_to(a, b.shape), b
+
+
 def unmatched(spec: ParamSpec, pairs: int) -> Matching:
     """The identity for all pairs, in arrays to be written to."""
     nan = np.full(pairs, np.nan)

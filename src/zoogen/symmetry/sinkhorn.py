@@ -16,7 +16,7 @@ from zoogen.errors import ConfigError
 from zoogen.params import ParamSpec
 from zoogen.population import MemberFunction, over_members
 from zoogen.symmetry.elements import Element, apply
-from zoogen.symmetry.matching import Matching, comparable, overwrite, select, unmatched
+from zoogen.symmetry.matching import Matching, comparable, overwrite, paired, select, unmatched
 from zoogen.symmetry.soft import apply_softly, flat_logits, nearest_element, soft_matrices
 
 BatchLoss = Callable[[Float[Array, " p"], Any, Any], Float[Array, ""]]
@@ -81,7 +81,8 @@ def sinkhorn_matching(
         the identity.
 
     Raises:
-        ConfigError: if there are no steps, or temperatures that are not positive.
+        ConfigError: if there are no steps, temperatures are not positive, or the weights have
+            another length than the spec.
 
     Example:
         >>> from zoogen.params import Axis
@@ -98,8 +99,7 @@ def sinkhorn_matching(
     """
     descent = descent or Descent()
     _refuse_impossible(descent)
-    b = np.asarray(b)
-    a = np.broadcast_to(np.asarray(a), b.shape)
+    a, b = paired(spec, a, b)
     result = unmatched(spec, len(b))
     rows = np.flatnonzero(comparable(a, b))
     if not rows.size or not spec.groups:

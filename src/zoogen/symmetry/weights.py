@@ -20,6 +20,7 @@ from zoogen.symmetry.matching import (
     complete,
     is_signed,
     overwrite,
+    paired,
     select,
     unmatched,
 )
@@ -59,7 +60,7 @@ def weight_matching(
         max_sweeps: bound on the passes of a run.
 
     Raises:
-        ConfigError: if the spec has nested groups.
+        ConfigError: if the spec has nested groups, or the weights another length than it.
 
     Example:
         >>> from zoogen.params import Axis
@@ -74,8 +75,7 @@ def weight_matching(
         symmetries, 2022. We differ in the start, and in the signs.
     """
     refuse_nested_groups(spec, "weight matching")
-    b = spec.without_statistics(np.asarray(b))
-    a = np.broadcast_to(spec.without_statistics(np.asarray(a)), b.shape)
+    a, b = (spec.without_statistics(values) for values in paired(spec, a, b))
     given = start if start is None else complete(spec, start, len(b))
     random = [_random(spec, seed + i, len(b)) for i in range(restarts)]
     whole = unmatched(spec, len(b))

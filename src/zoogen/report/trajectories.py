@@ -28,7 +28,8 @@ COURSES = (
     Panel("weight_norm", "Weight norm", "ℓ2 norm", "magnitude"),
     Panel("layer_rotation", "Mean layer rotation", "cosine distance"),
 )
-_LINES = (*PHASES, "failed")
+_BANDS = (*PHASES, "unlabelled")  # a zoo without seeds has no phases, but it has courses
+_LINES = (*_BANDS, "failed")
 _COLUMNS = 4
 _WIDTH, _HEIGHT, _ACROSS, _DOWN = 1.95, 1.55, 2.62, 2.2
 
@@ -165,8 +166,8 @@ def _course(axes: Axes, panel: Panel, rows: pd.DataFrame) -> None:
         line = rows[rows["phase"] == name]
         low, median, high = (line[column] * factor for column in ("low", "median", "high"))
         axes.plot(line["epoch"], median, **_line(name))
-        if name in PHASES:
-            axes.fill_between(line["epoch"], low, high, color=COLOURS[name], alpha=0.2, lw=0)
+        if name in _BANDS:
+            axes.fill_between(line["epoch"], low, high, color=_colour(name), alpha=0.2, lw=0)
     axes.set_title(panel.title)
     axes.set_ylabel(panel.unit, labelpad=2)
     axes.grid(axis="y", color="#E4E4E4", linewidth=0.5)
@@ -182,7 +183,12 @@ def _course(axes: Axes, panel: Panel, rows: pd.DataFrame) -> None:
 def _line(name: str) -> dict[str, Any]:
     """How the line of a phase looks."""
     dashes = {"linestyle": (0, (3, 1.5)), "linewidth": 1.0} if name == "failed" else {}
-    return {"color": COLOURS[name], "linewidth": 1.5, "marker": "o", "markersize": 2.6} | dashes
+    return {"color": _colour(name), "linewidth": 1.5, "marker": "o", "markersize": 2.6} | dashes
+
+
+def _colour(name: str) -> str:
+    """Of a phase as in the diagrams; what has none is white there, and a line can't be."""
+    return "#808080" if name == "unlabelled" else COLOURS[name]
 
 
 def _signed_log(axes: Axes, values: np.ndarray) -> None:

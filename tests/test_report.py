@@ -314,7 +314,8 @@ def test_further_figures_show_every_phase_drawn(files: list[Path], stem: str) ->
     [
         ("trajectories", [panel.title for panel in COURSES]
          + ["I  under-fitted and under-sized (6 members)", "annealing begins", "epoch (log scale",
-            "3 members without a clear phase not drawn", "unlabelled  measurement missing (3 members)"]),
+            "3 members without a clear phase not drawn",
+            "unlabelled  measurement missing (3 members)"]),
         ("cut", [panel.title for panel in ORDER_PARAMETERS]
          + ["along width at learning rate 0.1", "along learning rate at width 16",
             "← higher load", "hotter →", "end of training (epoch 60)"]),

@@ -86,7 +86,8 @@ def norms():
 
 
 # Programs of these take more than a few seconds to compile.
-LARGE = ("nfn-np", "universal", "tokens", "tokens-plain", "graph", "graph-forward", "signals")
+LARGE = ("nfn-np", "universal", "tokens", "tokens-plain", "graph", "graph-forward", "signals",
+         "signals-statistics")  # fmt: skip
 
 
 def cases(names, *further):
@@ -145,6 +146,7 @@ EXPLAINS = {
     "equivariant": (0.5, 1), "universal": (0.5, 1), "nfn-np": (0.5, 1), "graph": (0.5, 1),
     "graph-forward": (0.3, 1), "tokens": (0.5, 1), "tokens-plain": (0.2, 1),
     "signals": (-1, 0.4),  # of relu units they see the product of all layers' scales, not one
+    "signals-statistics": (0.3, 1),
 }  # fmt: skip
 
 

@@ -201,6 +201,14 @@ READERS: dict[str, Reader] = dict(
             SIGNALS,
             mixed=True,
         ),
+        _reader(
+            "signals-statistics",
+            "The same, and beside them statistics of every tensor, which see scales: no order of "
+            "units is seen.",
+            trained.fit_signals_and_statistics,
+            SIGNALS,
+            mixed=True,
+        ),
     ]
 )
 

@@ -54,6 +54,7 @@ from zoogen.params import ParamSpec
 from zoogen.symmetry import align_members, align_population
 
 STANDARD_MEMBERS = 256  # that the scale of graphs is taken from
+SAID, HEAD = 32, 128  # numbers that signals say beside statistics; units that read both
 ALIGNED_MEMBERS = 64  # whose mean is what others are aligned with
 
 
@@ -113,11 +114,16 @@ def mlp_learner(inputs: int, hidden: int, outputs: int, augment: Augment | None 
 
 def fit_statistics_mlp(problem: Problem, options: Options, training: Training, seed: int) -> Fitted:
     """A perceptron on statistics of every tensor, and on which tensors there are."""
-    values = statistics(problem.samples)
-    features = np.concatenate([values, np.isnan(values[:, ::7])], axis=1)
-    features = standard_columns(features, problem.split.train)
+    features = _statistics(problem)
     learner = mlp_learner(features.shape[1], options["hidden"], problem.outputs)
     return fit_model(problem, learner, _one_part(problem, features), options, training, seed)
+
+
+def _statistics(problem: Problem) -> Float[np.ndarray, "n f"]:
+    """Statistics of every tensor, and which tensors there are, on a standard scale."""
+    values = statistics(problem.samples)
+    features = np.concatenate([values, np.isnan(values[:, ::7])], axis=1)
+    return standard_columns(features, problem.split.train)
 
 
 def fit_flat_mlp(
@@ -391,4 +397,35 @@ def fit_signals(problem: Problem, options: Options, training: Training, seed: in
     specs = tuple(block.spec for block in blocks)
     learner = signal_learner(specs, problem.outputs, SignalStack(options["channels"]))
     parts = [Part(block.rows, block.weights) for block in blocks]
+    return fit_model(problem, learner, parts, options, training, seed)
+
+
+@lru_cache(maxsize=8)
+def _informed_learner(
+    specs: tuple[ParamSpec, ...], told: int, outputs: int, stack: SignalStack
+) -> Learner:
+    """A perceptron on what signals say and on as many further features."""
+    signals = signal_learner(specs, SAID, stack)
+
+    def init(key: Array) -> Tree:
+        of_signals, of_head = jax.random.split(key)
+        head = initial_mlp(of_head, (SAID + told, HEAD, outputs))
+        return {"signals": signals.init(of_signals), "head": head}
+
+    def apply(params: Tree, parts: Parts) -> Float[Array, "b o"]:
+        weights, features = zip(*parts, strict=True)
+        said = signals.apply(params["signals"], weights)
+        return mlp(params["head"], jnp.concatenate([said, jnp.concatenate(features)], axis=1))
+
+    return Learner(init, apply)
+
+
+def fit_signals_and_statistics(
+    problem: Problem, options: Options, training: Training, seed: int
+) -> Fitted:
+    """Signals, and statistics of every tensor, which see the scales that signals do not."""
+    blocks, told = problem.samples.blocks, _statistics(problem)
+    specs, stack = tuple(block.spec for block in blocks), SignalStack(options["channels"])
+    learner = _informed_learner(specs, told.shape[1], problem.outputs, stack)
+    parts = [Part(block.rows, (block.weights, told[block.rows])) for block in blocks]
     return fit_model(problem, learner, parts, options, training, seed)

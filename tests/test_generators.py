@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
@@ -32,11 +33,15 @@ from zoogen.generators import (
     sample_zoo,
     train_generator,
 )
+from zoogen.generators.conditions import FORGET_ALL, FORGET_ONE, forgotten
 from zoogen.generators.flow import (
     METHODS,
     Data,
+    Field,
+    Seen,
     condition_size,
     fit_field,
+    independent,
     integrate,
 )
 from zoogen.generators.flow import (
@@ -230,6 +235,46 @@ def test_fields_over_weights_commute_with_permutations(
         moved_before = np.asarray(run(params, apply(spec, element, x), condition))
         assert np.abs(moved_after).max() > 0.1
         assert np.abs(moved_after - moved_before).max() < bound * np.abs(moved_after).max() * 4
+
+
+def test_the_weighed_loss_is_least_at_the_mean_of_what_may_be() -> None:
+    """Of data that are normal, the best ``F`` is known; noise of a row must not weigh the row."""
+    from zoogen.generators.flow import _draws, _loss
+    from zoogen.generators.sight import Sight
+
+    size, seen_size, rows = 40, 5, 4000
+    values = np.random.default_rng(0).standard_normal((rows, size), np.float32)
+    data = Data(values, np.zeros((rows, 0), np.float32))
+
+    def squared(_: jax.Array, error: jax.Array, noise: jax.Array, __: jax.Array) -> jax.Array:
+        change, unit = (jnp.square(x[:, :seen_size]).mean(axis=1) for x in (error, noise))
+        return change / unit
+
+    drawn = _draws(independent, 1, None, data, rows, 1, [0])
+    one = jax.tree.map(lambda leaf: leaf[0], drawn._replace(time=np.full((1, rows), 0.5)))
+    seen = Seen(Sight(1, squared), 1e3)  # of directions that are seen nothing else counts
+
+    def loss(slope: jax.Array) -> jax.Array:
+        field = Field(lambda _: slope, lambda params, x, _: params * x)
+        return _loss(field, seen, slope, data, one)
+
+    # At t = 1/2 the best F is zero: x1 − x0 is independent of x1 + x0.
+    slopes = jnp.linspace(-0.4, 0.4, 17)
+    best = slopes[jnp.argmin(jnp.stack([loss(slope) for slope in slopes]))]
+    assert abs(best) < 0.06
+
+
+def test_conditions_are_forgotten_as_a_whole() -> None:
+    told = forgotten(np.random.default_rng(0), (2, 4, 1), (50, 400))
+    assert told.shape == (50, 400, 7)
+    number, classes = told[..., :2], told[..., 2:6]
+    for one in (number, classes):
+        assert (one.all(axis=-1) == one.any(axis=-1)).all()
+    shares = told[..., [0, 2, 6]].reshape(-1, 3)
+    expected = 1 - (1 - FORGET_ALL) * (1 - FORGET_ONE)
+    np.testing.assert_allclose(shares.mean(axis=0), expected, atol=4 * 0.5 / 20000**0.5)
+    alone = (shares.sum(axis=1) == 2).mean()  # one is told, two are not
+    assert alone == pytest.approx((1 - FORGET_ALL) * 3 * FORGET_ONE**2 * (1 - FORGET_ONE), rel=0.15)
 
 
 def test_muon_moves_the_matrices_of_layers_alone() -> None:

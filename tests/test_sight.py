@@ -59,11 +59,9 @@ def case(request: pytest.FixtureRequest) -> Case:
     )
 
 
-def test_lengths_are_square_and_noise_is_as_long_as_it_is(case: Case) -> None:
+def test_lengths_are_square_and_relative_to_noise(case: Case) -> None:
     for factor in (0, 1, 2):
         np.testing.assert_allclose(case.squared(factor * case.noise), factor**2, rtol=1e-2)
-    errors = jax.random.normal(jax.random.key(1), (100, *case.weights.shape))
-    np.testing.assert_allclose(jnp.median(jax.vmap(case.squared)(errors)), 1, atol=0.7)
 
 
 def test_errors_are_as_long_as_the_change_that_they_make(case: Case) -> None:

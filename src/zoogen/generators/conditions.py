@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float32, Float64
+from jaxtyping import Bool, Float32, Float64
 
 from zoogen.errors import ConfigError
 
 DECADES = 10.0
 """Positive numbers that span more than this factor are taken on a logarithmic scale."""
+
+FORGET_ALL, FORGET_ONE = 0.1, 0.2
+"""Chances in training that all conditions, or each of them, are left open."""
 
 Wish = Mapping[str, float | str]
 
@@ -118,6 +121,24 @@ class Conditioning:
     def from_json(cls, found: list[dict[str, Any]]) -> Conditioning:
         """What :meth:`to_json` returned."""
         return cls(tuple(Quantity(**{**q, "classes": tuple(q["classes"])}) for q in found))
+
+
+def forgotten(
+    rng: np.random.Generator, sizes: Sequence[int], lead: tuple[int, ...]
+) -> Bool[np.ndarray, "*lead e"]:
+    """Entries of condition vectors to set to zero: of all conditions, or of each by itself.
+
+    Args:
+        rng: of the choice.
+        sizes: entries that stand for each condition, which are forgotten together.
+        lead: shape of the batch.
+
+    Reference:
+        Ho and Salimans, Classifier-free diffusion guidance, 2022.
+    """
+    every = rng.random((*lead, 1)) < FORGET_ALL
+    single = rng.random((*lead, len(sizes))) < FORGET_ONE
+    return np.repeat(every | single, sizes, axis=-1)
 
 
 def conditioning_of(table: pd.DataFrame, names: Sequence[str]) -> Conditioning:

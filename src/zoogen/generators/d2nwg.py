@@ -84,8 +84,9 @@ def fit(train: Fittable, validation: Fittable, options: Options, effort: Effort)
     model = _denoiser(size, conditions, told.images.shape[1], options)
     rest = replace(effort, steps=max(1, effort.steps - first))
     fitted = fit_denoiser(
-        model, latents, held, rest, told.examples, options["shots"], options["contrast"]
-    )
+        model, latents, held, rest, told.examples, options["shots"], options["contrast"],
+        train.sizes,
+    )  # fmt: skip
     return {
         **found.state,
         "denoiser": jax.tree.leaves(fitted.params),

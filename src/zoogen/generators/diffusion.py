@@ -7,7 +7,7 @@ the data set, and returns ε.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Float32, Int
 
 from zoogen.errors import ConfigError
 from zoogen.generators.batches import in_batches
+from zoogen.generators.conditions import forgotten
 from zoogen.generators.dataset_encoder import (
     DatasetEncoder,
     Examples,
@@ -25,7 +26,7 @@ from zoogen.generators.dataset_encoder import (
     initial_contrast,
 )
 from zoogen.generators.fitting import Fitted, Objective, fit
-from zoogen.generators.flow import FORGET_ALL, FORGET_ONE, Field, with_time
+from zoogen.generators.flow import Field, with_time
 from zoogen.generators.generator import Effort
 
 Tree = Any
@@ -107,6 +108,7 @@ def fit_denoiser(
     examples: Examples | None = None,
     shots: int = 5,
     weight: float = 0.0,
+    sizes: Sequence[int] | None = None,
 ) -> Fitted:
     """Fit a denoiser by the mean squared error of the noise.
 
@@ -118,6 +120,7 @@ def fit_denoiser(
         examples: of the data sets, where the model has an encoder.
         shots: images of each class that the encoder sees at a time.
         weight: of the alignment of embeddings with codes, where there are several data sets.
+        sizes: entries that stand for each condition; one each by default.
 
     Raises:
         ConfigError: if the loss is not finite.
@@ -130,7 +133,7 @@ def fit_denoiser(
         name="diffusion",
         numbers=2 * train.mean.shape[1],
         init=model.init,
-        draw=partial(_draws, examples, shots),
+        draw=partial(_draws, examples, shots, sizes),
         loss=partial(_loss, model, weight),
         judged=lambda draws: draws._replace(
             forget=np.zeros_like(draws.forget), forget_set=np.zeros_like(draws.forget_set)
@@ -140,16 +143,21 @@ def fit_denoiser(
 
 
 def _draws(
-    examples: Examples | None, shots: int, data: Latents, batch: int, steps: int, seed: list[int]
+    examples: Examples | None,
+    shots: int,
+    sizes: Sequence[int] | None,
+    data: Latents,
+    batch: int,
+    steps: int,
+    seed: list[int],
 ) -> _Draws:
     rng = np.random.default_rng(seed)
     codes, entries = data.mean.shape[1], data.conditions.shape[1]
     rows = np.stack([rng.choice(len(data.mean), batch, replace=False) for _ in range(steps)])
     code, noise = rng.standard_normal((2, steps, batch, codes), np.float32)
     level = rng.integers(STEPS, size=(steps, batch))
-    open_ = rng.random((steps, batch, 1)) < FORGET_ALL
-    forget = open_ | (rng.random((steps, batch, entries)) < FORGET_ONE)
-    forget_set = open_ | (rng.random((steps, batch, 1)) < FORGET_ONE)
+    told = forgotten(rng, [*(sizes or [1] * entries), 1], (steps, batch))  # the data set, too
+    forget, forget_set = told[..., :-1], told[..., -1:]
     shown = None
     if examples is not None:
         sets = len(examples.order)

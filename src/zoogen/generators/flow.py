@@ -11,7 +11,7 @@ grows at the ends, and ``F`` is as good as a prediction of ``x1``: they differ b
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,13 +23,13 @@ from scipy.special import expit, ndtri
 
 from zoogen.errors import ConfigError
 from zoogen.generators.batches import in_batches
+from zoogen.generators.conditions import forgotten
 from zoogen.generators.fitting import Fitted, Objective, fit
 from zoogen.generators.generator import Effort
 from zoogen.generators.sight import AT_ONCE, Sight
 
 Tree = Any
 
-FORGET_ALL, FORGET_ONE = 0.1, 0.1  # chances that all conditions, or each of them, are left open
 FREQUENCIES = 16
 
 
@@ -104,6 +104,7 @@ def fit_field(
     effort: Effort,
     coupling: Coupling = independent,
     seen: Seen | None = None,
+    sizes: Sequence[int] | None = None,
 ) -> Fitted:
     """Fit a field by flow matching.
 
@@ -115,6 +116,7 @@ def fit_field(
         coupling: of noise and data.
         seen: how errors are seen by networks whose weights the data are; by default they count as
             they are.
+        sizes: entries that stand for each condition; one each by default.
 
     Raises:
         ConfigError: if the loss is not finite.
@@ -129,7 +131,7 @@ def fit_field(
         name="flow",
         numbers=train.values.shape[1],
         init=field.init,
-        draw=partial(_draws, coupling, seen.sight.inputs if seen else 0),
+        draw=partial(_draws, coupling, seen.sight.inputs if seen else 0, sizes),
         loss=partial(_loss, field, seen),
         judged=lambda draws: draws._replace(forget=np.zeros_like(draws.forget)),
         matrices=field.matrices,
@@ -138,7 +140,13 @@ def fit_field(
 
 
 def _draws(
-    coupling: Coupling, inputs: int, data: Data, batch: int, steps: int, seed: list[int]
+    coupling: Coupling,
+    inputs: int,
+    sizes: Sequence[int] | None,
+    data: Data,
+    batch: int,
+    steps: int,
+    seed: list[int],
 ) -> _Draws:
     rng = np.random.default_rng(seed)
     dimension, entries = data.values.shape[1], data.conditions.shape[1]
@@ -149,8 +157,7 @@ def _draws(
     # of as many equal parts as a batch has members, which makes the loss vary less.
     parts = rng.permuted(np.tile(np.arange(batch), (steps, 1)), axis=1)
     time = expit(ndtri((parts + rng.uniform(1e-6, 1 - 1e-6, parts.shape)) / batch))
-    open_ = rng.random((steps, batch, 1)) < FORGET_ALL
-    forget = open_ | (rng.random((steps, batch, entries)) < FORGET_ONE)
+    forget = forgotten(rng, sizes or [1] * entries, (steps, batch))
     looked = rng.integers(inputs, size=(steps, AT_ONCE)) if inputs else np.zeros((steps, 0), int)
     return _Draws(rows, flat.reshape(noise.shape), time.astype(np.float32), forget, looked)
 
@@ -168,7 +175,9 @@ def _loss(
     if seen is None:
         return loss
     guess = (t * x + (1 - t) * jnp.sqrt(square) * found) / square
-    squared = seen.sight.squared(guess, found - target, drawn.noise, drawn.inputs)
+    # Noise of another row: a row's own tells of its target, and would bias the prediction.
+    unit = jnp.roll(drawn.noise, 1, axis=0)
+    squared = seen.sight.squared(guess, found - target, unit, drawn.inputs)
     return loss + seen.weight * (drawn.time * squared).mean()
 
 

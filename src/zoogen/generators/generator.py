@@ -61,6 +61,12 @@ class Fittable:
         return self.population.network
 
     @property
+    def sizes(self) -> tuple[int, ...]:
+        """How many entries of a condition vector stand for each condition."""
+        known = self.source.conditioning.quantities if self.source else ()
+        return tuple(one.size for one in known) or (1,) * self.conditions.shape[1]
+
+    @property
     def values(self) -> Float32[np.ndarray, "n p"]:
         """Flat weights of the members."""
         return self.population.values

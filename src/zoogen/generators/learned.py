@@ -48,7 +48,8 @@ def fit_pca_flow(train: Fittable, validation: Fittable, options: Options, effort
     rest = values - decoded(state, space.scores)
     field = _score_field(len(space.deviations), train.conditions.shape[1], options)
     data = Data(space.scores.astype(np.float32), train.conditions)
-    fitted = fit_field(field, data, Data(scores, validation.conditions), effort)
+    held_data = Data(scores, validation.conditions)
+    fitted = fit_field(field, data, held_data, effort, sizes=train.sizes)
     return state | {
         "rest": rest.std(axis=0),
         "params": jax.tree.leaves(fitted.params),
@@ -94,7 +95,7 @@ def fit_flow(train: Fittable, validation: Fittable, options: Options, effort: Ef
     refuse_unknown_path(_path(options))
     field = _weight_field(spec, train.conditions.shape[1], options)
     seen = _seen(train.source, standard, options["function_weight"])
-    fitted = fit_field(field, fitted_on, held, effort, coupling, seen)
+    fitted = fit_field(field, fitted_on, held, effort, coupling, seen, train.sizes)
     return {
         **standard._asdict(),
         "conditions": train.conditions,

@@ -19,8 +19,8 @@ from zoogen.data import Dataset, normalise
 from zoogen.errors import ConfigError
 from zoogen.generators.baselines import Values
 from zoogen.generators.batches import in_batches
+from zoogen.generators.conditions import forgotten
 from zoogen.generators.fitting import Objective, fit, restored
-from zoogen.generators.flow import FORGET_ALL, FORGET_ONE
 from zoogen.generators.generator import Effort, Fittable, Options, Request, Source, State
 from zoogen.generators.hypernetwork import Hypernetwork, Size, graph_hypernetwork, room_of
 from zoogen.merging import loss_of
@@ -85,7 +85,7 @@ def fit_hypernetwork(
         name="hypernetwork",
         numbers=2 * (images + size.latent + conditions + 1),
         init=model.init,
-        draw=partial(_draws, images, size.latent),
+        draw=partial(_draws, images, size.latent, train.sizes),
         loss=partial(_loss, model, networks),
         judged=partial(_judged, len(held[1])),
         average=AVERAGE,
@@ -168,14 +168,18 @@ def _arrays(part: Fittable, images: tuple[Any, Any]) -> _Arrays:
 
 
 def _draws(
-    images: int, latent: int, arrays: _Arrays, batch: int, steps: int, seed: list[int]
+    images: int,
+    latent: int,
+    sizes: tuple[int, ...],
+    arrays: _Arrays,
+    batch: int,
+    steps: int,
+    seed: list[int],
 ) -> _Draws:
     rng = np.random.default_rng(seed)
-    members, entries = arrays.conditions.shape
-    open_ = rng.random((steps, batch, 1)) < FORGET_ALL
     return _Draws(
-        members=rng.integers(members, size=(steps, batch)),
-        forget=open_ | (rng.random((steps, batch, entries)) < FORGET_ONE),
+        members=rng.integers(len(arrays.conditions), size=(steps, batch)),
+        forget=forgotten(rng, sizes, (steps, batch)),
         latent=rng.random((steps, batch, latent), np.float32),
         images=rng.integers(len(arrays.labels), size=(steps, batch, images)),
     )

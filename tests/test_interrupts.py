@@ -50,6 +50,17 @@ def test_a_second_signal_and_one_outside_of_work_act_at_once(number: int) -> Non
             send(number)
 
 
+@BOTH
+def test_a_signal_that_a_library_swallowed_stops_the_next_work(number: int) -> None:
+    interrupts, begun = Interrupts(), []
+    with interrupts.listening():
+        with suppress(Interrupted):
+            send(number)
+        with pytest.raises(Interrupted), interrupts.watched(silent)("work", 1, "step"):
+            begun.append(number)
+    assert not begun
+
+
 def test_earlier_handlers_come_back() -> None:
     before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
     with Interrupts().listening():

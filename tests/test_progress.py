@@ -35,18 +35,28 @@ def test_lines_tell_count_rate_and_remaining_time(clock: Clock, capsys: Any) -> 
         assert capsys.readouterr().err == ""  # nothing before ten seconds
         clock.now += 2.6
         advance(5)
-        assert capsys.readouterr().err == "training: 10/40 members, 0.80 members/s, ETA 38 s\n"
+        assert capsys.readouterr().err == "training: 10/40 members, 0.80 members/s, ETA 16 s\n"
         clock.now += 9.0
         advance(10)
         assert capsys.readouterr().err == ""  # ten seconds after the line before
         clock.now += 3.5
         advance(15)
-        assert capsys.readouterr().err == "training: 35/40 members, 1.40 members/s, ETA 4 s\n"
+        assert capsys.readouterr().err == "training: 35/40 members, 1.40 members/s, ETA 3 s\n"
         clock.now += 3.0
         advance(5)
     found = capsys.readouterr()
     assert found.err == "training: 40/40 members, 1.43 members/s, done in 28.0 s\n"
     assert found.out == ""
+
+
+def test_compilation_does_not_count_as_work_to_come(clock: Clock, capsys: Any) -> None:
+    with progress.lines("fit", 100, "steps") as advance:
+        clock.now += 60
+        advance(10)
+        assert capsys.readouterr().err == "fit: 10/100 steps, 0.17 steps/s, ETA not known yet\n"
+        clock.now += 10
+        advance(10)
+        assert capsys.readouterr().err == "fit: 20/100 steps, 0.29 steps/s, ETA 80 s\n"
 
 
 def test_work_that_does_nothing_for_long_has_no_remaining_time(clock: Clock, capsys: Any) -> None:

@@ -3,7 +3,8 @@
 An exception that a signal handler raises lands wherever the interpreter happens to be. In a
 callback of a library it is swallowed, and the work goes on; in a serialiser it becomes another
 error. So while work reports its progress, the first signal is noted and acted on at the next
-report. A second one, or one outside of such work, stops at once.
+report. A second one, or one outside of such work, stops at once; if a library swallows that, the
+next work stops as it begins.
 """
 
 from __future__ import annotations
@@ -62,12 +63,12 @@ class Interrupts:
 
         @contextmanager
         def report(name: str, total: float, unit: str) -> Iterator[Advance]:
+            self._stop_if_asked()
             with reporter(name, total, unit) as inner:
 
                 def advance(units: float) -> None:
                     inner(units)
-                    if self.arrived:
-                        raise Interrupted
+                    self._stop_if_asked()
 
                 self._working += 1
                 try:
@@ -76,3 +77,7 @@ class Interrupts:
                     self._working -= 1
 
         return report
+
+    def _stop_if_asked(self) -> None:
+        if self.arrived:
+            raise Interrupted

@@ -181,7 +181,7 @@ def coverage_json(zoo: Zoo) -> Json:
 def coverage_text(zoo: Zoo) -> str:
     """The coverage table with the rule that it comes from."""
     if zoo.config.network.fits_image:
-        return f"{len(zoo):,} members fit an image each; phases are those of classifiers"
+        return f"{len(zoo):,} members, an image each; no phases, which are those of classifiers"
     table, labels = _coverage(zoo), zoo.reader.labels()
     if table is None or labels is None:
         return "not labelled yet: run `zoogen label`"

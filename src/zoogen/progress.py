@@ -38,15 +38,17 @@ def lines(name: str, total: float, unit: str) -> Iterator[Advance]:
     """Plain lines on standard error: one now and then, and one at the end."""
     begin = shown = time.monotonic()
     done = 0.0
+    first: tuple[float, float] | None = None  # when the first units were done, and how many
 
     def advance(units: float) -> None:
-        nonlocal done, shown
+        nonlocal done, shown, first
         done += units
         now = time.monotonic()
-        if now - shown >= LINE_SECONDS and done > 0:
+        if first is None and done > 0:
+            first = now, done  # what came before was compilation, too
+        if first is not None and now - shown >= LINE_SECONDS:
             shown = now
-            left = (total - done) * (now - begin) / done
-            show(f"ETA {left:.0f} s")
+            show(_left(total - done, now - first[0], done - first[1]))
 
     def show(ending: str) -> None:
         rate = done / max(time.monotonic() - begin, 1e-9)
@@ -56,6 +58,10 @@ def lines(name: str, total: float, unit: str) -> Iterator[Advance]:
 
     yield advance
     show(f"done in {time.monotonic() - begin:.1f} s")
+
+
+def _left(missing: float, seconds: float, done: float) -> str:
+    return f"ETA {missing * seconds / done:.0f} s" if done > 0 else "ETA not known yet"
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from zoogen.config.sections import (
     Section,
     TrainConfig,
 )
-from zoogen.config.wording import expectation, nearest, sentence
+from zoogen.config.wording import NAME, expectation, nearest, sentence
 from zoogen.errors import ConfigError
 
 
@@ -35,7 +35,7 @@ class Config(Section):
         sizes: size name → scale (see :meth:`at_size`).
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$")
+    name: str = Field(pattern=NAME)
     description: str = ""
     seed: int = Field(default=0, ge=0, lt=2**31)
     data: DataConfig = DataConfig()

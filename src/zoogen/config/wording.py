@@ -7,6 +7,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args
 
+NAME = r"^[A-Za-z0-9][\w.-]*$"
+"""What names of zoos, runs and comparisons look like."""
+
 
 def sentence(error: Mapping[str, Any], model: Any) -> str:
     """One mistake that pydantic found in a table of ``model``."""
@@ -28,6 +31,8 @@ def expectation(error: Mapping[str, Any]) -> str:
     if error["type"] == "value_error":
         return str(error["ctx"]["error"])
     wanted = error["msg"].removeprefix("Input should be ").removeprefix("Input should ")
+    if error.get("ctx", {}).get("pattern") == NAME:
+        wanted = "letters, digits, '_', '.' and '-', the first a letter or digit"
     found = error["input"]
     hint = nearest(found, re.findall(r"'([^']+)'", wanted)) if isinstance(found, str) else ""
     return f"found {found!r}, expected {wanted}{hint}"

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from zoogen.config import Section, load_table
 from zoogen.config.sections import FromList
+from zoogen.config.wording import NAME
 from zoogen.evaluate.readers import Training
 
 Names = Annotated[tuple[str, ...], FromList]
@@ -105,7 +106,7 @@ class RunConfig(Section):
         readers: that are compared, besides the constant and the hyper-parameters alone.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$")
+    name: str = Field(pattern=NAME)
     description: str = ""
     task: TaskConfig
     split: SplitConfig = SplitConfig()

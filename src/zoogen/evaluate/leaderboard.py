@@ -242,10 +242,17 @@ def _padding(board: Board) -> str:
 def _protocol(board: Board) -> str:
     config = board.run.config
     tuning, training = config.tuning, config.training
+    chosen = (
+        "defaults" if tuning.trials == 1
+        else f"best of at most {tuning.trials} trials by validation with seed 0"
+    )  # fmt: skip
+    seeds = (
+        "one seed" if config.seeds == 1
+        else f"{config.seeds} seeds, mean ± standard deviation"
+    )  # fmt: skip
     return (
-        f"best of at most {tuning.trials} trials by validation with seed 0, then {config.seeds} "
-        f"seeds, mean ± standard deviation; {training.steps:,} steps of {training.batch_size} "
-        "samples for readers trained by gradients"
+        f"{chosen}, then {seeds}; {training.steps:,} steps of {training.batch_size} samples for "
+        "readers trained by gradients"
     )
 
 

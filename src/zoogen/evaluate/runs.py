@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 
 from zoogen.config import validated
+from zoogen.config.wording import nearest
 from zoogen.errors import ConfigError, ConflictError, CorruptZooError, NotFoundError
 from zoogen.evaluate.config import RunConfig
 from zoogen.evaluate.inputs import refuse_mixed
@@ -167,7 +168,7 @@ def _chosen(config: RunConfig, task: Task, table: Mapping[str, Reader]) -> dict[
     for name in config.readers:
         if name not in table:
             others = [asks for asks, known in READERS_OF.items() if name in known]
-            hint = f", which reads for {_ASKED[others[0]]}" if others else ""
+            hint = f", which reads for {_ASKED[others[0]]}" if others else nearest(name, table)
             raise ConfigError(
                 f"readers: found {name!r}{hint}; allowed for target {task.problem.name!r}, "
                 f"{_ASKED[task.target.asks]}: {', '.join(table)}"

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from zoogen.config import Section
+from zoogen.config.wording import NAME
 
 FromList = Field(strict=False)  # TOML arrays arrive as lists
 
@@ -52,7 +53,7 @@ class GeneratorConfig(Section):
         training: how long.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$")
+    name: str = Field(pattern=NAME)
     generator: str
     conditions: Annotated[tuple[str, ...], FromList] = ()
     options: dict[str, Any] = Field(default_factory=dict)

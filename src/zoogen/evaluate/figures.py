@@ -82,7 +82,8 @@ def leaderboard_figure(board: Board) -> Figure:
 def _head(figure: Figure, board: Board) -> None:
     task, config = board.run.facts["task"], board.run.config
     sides = ", ".join(f"{count:,} {side}" for side, count in task["sides"].items())
-    by = f"region {config.split.region}" if config.split.region else f"by {config.split.by}"
+    unit = "image" if board.run.facts["task"]["level"] == "image" else config.split.by
+    by = f"region {config.split.region}" if config.split.region else f"by {unit}"
     title = f"{config.name}: {task['target']} on {board.run.facts['zoo']['name']}"
     head_line(figure, title, [f"split {by}", sides, "test samples, best trial, seed 0"])
 

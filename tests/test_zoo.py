@@ -78,6 +78,13 @@ def test_weights_of_several_architectures_are_padded_with_nan(zoo: Zoo) -> None:
     assert all(np.isfinite(part.values).all() for part in parts.values())
 
 
+def test_what_holds_arrays_is_shown_in_a_line(zoo: Zoo) -> None:
+    member, weights = zoo[0], zoo.weights()
+    assert repr(member).startswith(f"<ZooMember {member.id}: mlp of {member.spec.size:,}")
+    assert repr(weights).startswith(f"<Weights: {len(zoo):,} members of ")
+    assert all(len(repr(one)) < 100 for one in (member, weights))
+
+
 def test_weights_follow_a_query_and_a_snapshot(zoo: Zoo) -> None:
     chosen = zoo.weights("init", where="`network.width` == 8 and seed == 1")
     assert len(chosen) == 2

@@ -45,6 +45,12 @@ class Weights:
     cohorts: tuple[str, ...]
     sizes: Int[np.ndarray, " m"]
 
+    def __repr__(self) -> str:
+        rows, longest = self.values.shape
+        return (
+            f"<Weights: {rows:,} members of {len(set(self.cohorts))} cohorts, [{rows} {longest}]>"
+        )
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.array(self.values, dtype=dtype, copy=copy)
 
@@ -84,6 +90,13 @@ class ZooMember:
     mean: Float[np.ndarray, " c"]
     std: Float[np.ndarray, " c"]
     image_shape: tuple[int, int, int]
+
+    def __repr__(self) -> str:
+        phase = self.info.get("phase")
+        return (
+            f"<ZooMember {self.id}: {self.network.config.family} of {self.spec.size:,} parameters"
+            f"{'' if phase is None else f', phase {phase}'}>"
+        )
 
     @property
     def spec(self) -> ParamSpec:

@@ -30,7 +30,7 @@ class Source:
         network: that they share.
         config: of their training, without the grid.
         values: their hyper-parameters that differ, one row a training member.
-        dataset: loads what they were trained on.
+        dataset: loads what they were trained on, without test images.
         conditioning: what the entries of condition vectors mean.
     """
 
@@ -122,6 +122,7 @@ class Generator:
         sample: ``(source, state, options, request) → weights [n p]``; the same request gives the
             same weights.
         options: their defaults by name.
+        sampling: names of those that a sample reads and that may differ from those of the fit.
         conditional: whether it reads conditions.
         trained: whether it takes optimiser steps.
     """
@@ -130,5 +131,6 @@ class Generator:
     fit: Callable[[Fittable, Fittable, Options, Effort], State]
     sample: Callable[[Source, State, Options, Request], Float32[np.ndarray, "n p"]]
     options: Mapping[str, Any] = field(default_factory=dict)
+    sampling: tuple[str, ...] = ()
     conditional: bool = False
     trained: bool = False

@@ -136,10 +136,15 @@ def evaluate_runs(
     Raises:
         ConflictError: if a run was fitted on another population.
         ConfigError: if there are fewer samples than seeds, two runs are the same fit, runs have
-            different held-out members, or another data set has other images or classes.
+            different held-out members, an option is none of sampling, or another data set has
+            other images or classes.
         DataUnavailableError: if the data set can't be had.
     """
     generators = generators_of(runs, options)
+    for run in runs:
+        run.sampling(options)
+        for other in others:
+            run.told(other)
     most = max([seeds, *(len(fits.runs) for points in generators for fits in points)])
     if not 1 <= seeds <= most <= samples:
         raise ConfigError(

@@ -44,7 +44,7 @@ from zoogen.evaluate.generation.diversity import effective_rank, random_pairs
 from zoogen.evaluate.generation.ensembles import ensemble_gains
 from zoogen.evaluate.generation.frame import balanced
 from zoogen.evaluate.generation.neighbours import aligned_distances, nearest, unit_distances
-from zoogen.evaluate.generation.starts import SCRATCH
+from zoogen.evaluate.generation.starts import SCRATCH, _start
 from zoogen.evaluate.generation.views import noisy
 from zoogen.generators.parts import SMALLEST
 from zoogen.grid import expand
@@ -399,13 +399,24 @@ def test_good_starts_are_ahead_of_scratch(runs: Runs, parted: tuple[Offered, Eva
     right = 1 - evaluator.wrong(given)[:, 1::2].mean()
     assert by_name["generated"].accuracy[0] == pytest.approx(right)
     scratch = by_name[SCRATCH]
-    assert scratch.rate == 0.1
+    assert scratch.rates[1:] == (0.1, 0.1)
     assert scratch.accuracy[0] < 0.4 < scratch.accuracy[2]
     assert by_name["generated"].accuracy[1] > scratch.accuracy[1]
     with pytest.raises(ConfigError, match="equally"):
         compare_starts(
             config, runs.dataset, {"a": given, "b": given[:2]}, evaluator.wrong, epochs=(0,)
         )
+
+
+def test_every_time_has_the_rate_that_is_best_then() -> None:
+    right = np.zeros((3, 4, 2, 10), bool)  # rate, network, time, image
+    right[1, :, 0, ::2] = right[2, :, 1, ::2] = True  # images that choose
+    right[1, :3, 0, 1::2] = right[2, :, 1, 3::2] = True  # images that are reported
+    right[0, ..., 1::2] = True  # better there, but nobody may look
+    found = _start("generated", "digits", right, (0.01, 0.1, 1.0), (1, 25))
+    assert found.rates == (0.1, 1.0)
+    assert found.accuracy == pytest.approx((0.75, 0.8))
+    assert found.deviation == pytest.approx((0.75**0.5 / 2, 0), abs=1e-12)
 
 
 # ------------------------------------------------------------------------------ report and files

@@ -713,6 +713,10 @@ def test_a_run_is_judged_on_its_own_population(
     assert report.copying.zu < -3
     assert report.novelty.all == 0
     assert {curve.name for curve in report.curves} >= {"noise", "average, aligned", "PCA-Gaussian"}
+    curves = {curve.name: curve.points for curve in report.curves}
+    for name in ("average, aligned", "midpoint, raw"):
+        assert [point.setting for point in curves[name]][:2] == ["1", "2"]
+        assert curves[name][0] == replace(curves["noise"][0], setting="1")
     names = {"generated", "nearest", "scratch"}
     own, elsewhere = (
         {start.name: start.accuracy for start in report.starts if start.data == data}

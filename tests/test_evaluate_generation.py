@@ -6,8 +6,10 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import mannwhitneyu
 
@@ -31,6 +33,7 @@ from zoogen.evaluate.generation import (
     exam_of,
     from_json,
     gain_at_equal_novelty,
+    measured,
     rank_agreement,
     render,
     separate,
@@ -46,6 +49,7 @@ from zoogen.evaluate.generation.frame import balanced
 from zoogen.evaluate.generation.neighbours import aligned_distances, nearest, unit_distances
 from zoogen.evaluate.generation.starts import SCRATCH, _start
 from zoogen.evaluate.generation.views import noisy
+from zoogen.generators import Parted, Population, conditioning_of
 from zoogen.generators.parts import SMALLEST
 from zoogen.grid import expand
 from zoogen.networks import Network, build_network
@@ -376,6 +380,27 @@ def test_conditions_without_spread_have_no_agreement() -> None:
     assert math.isnan(class_agreement("phase", [None], ["I"]).agreement)
     with pytest.raises(ConfigError, match="3 requests and 2 measured"):
         rank_agreement("rate", np.ones(3), np.ones(2))
+
+
+def test_metrics_of_training_are_taken_on_labels_as_noisy_as_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    network = build_network(CONFIG.network, (1, 8, 8), 10)
+    noise = np.array([0.0, 0.4, 0.2, 0.6])
+    table = pd.DataFrame({"train_loss": 1 + noise, "data.label_noise": noise})
+    part = Population(network, np.zeros((4, network.spec.size), np.float32), table)
+    conditioning = conditioning_of(table, ["train_loss"])
+    fits = SimpleNamespace(
+        first=SimpleNamespace(conditioning=conditioning), asked=lambda rows: rows
+    )
+    monkeypatch.setattr(
+        measured, "_metrics", lambda _setting, _weights, noise: pd.DataFrame({"train_loss": noise})
+    )
+    (found,) = measured.conditions_of(None, Parted(part, part, part), fits)
+    assert found.agreement == pytest.approx(1)
+    assert not measured._common_noise(part, 3).any()  # nothing was asked
+    alike = replace(part, table=table.assign(**{"data.label_noise": 0.4}))
+    np.testing.assert_allclose(measured._common_noise(alike, 3), 0.4)
 
 
 def test_costs_are_stored_with_the_zoo(tiny_zoo: Path) -> None:

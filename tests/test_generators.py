@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +35,7 @@ from zoogen.generators import (
     sample_zoo,
     train_generator,
 )
-from zoogen.generators.conditions import FORGET_ALL, FORGET_ONE, forgotten
+from zoogen.generators.conditions import FORGET_ALL, FORGET_ONE, completed, forgotten
 from zoogen.generators.flow import (
     METHODS,
     Data,
@@ -48,7 +49,7 @@ from zoogen.generators.flow import (
 from zoogen.generators.flow import (
     Path as FlowPath,
 )
-from zoogen.generators.learned import _completed, _matched
+from zoogen.generators.learned import _matched
 from zoogen.generators.units import unit_field
 from zoogen.generators.velocity import equivariant_field, token_field, vector_field
 from zoogen.params import Axis, ParamSpec
@@ -384,12 +385,39 @@ def test_conditions_are_drawn_from_members_where_nothing_is_asked() -> None:
     known = np.array([[1.0, 1.0, 0.0, 0.0], [2.0, 1.0, 3.0, 1.0]], np.float32)
     asked = np.zeros((400, 4), np.float32)
     asked[0] = 0, 0, 5, 1
-    found = _completed(asked, known, np.random.default_rng(0))
+    found = completed(asked, known, 0)
     np.testing.assert_array_equal(found[0], asked[0])
     share = (found[1:] == known[1]).all(axis=1).mean()
     assert ((found[1:] == known[0]) | (found[1:] == known[1])).all()
     assert share == pytest.approx(0.5, abs=4 * 0.5 / 400**0.5)
-    assert _completed(asked[:, :0], known[:, :0], np.random.default_rng(0)).shape == (400, 0)
+    assert completed(asked[:, :0], known[:, :0], 0).shape == (400, 0)
+    assert not completed(asked, known[:0], 0)[1:].any()
+
+
+@pytest.mark.parametrize("name", [name for name, row in GENERATORS.items() if row.conditional])
+def test_every_sample_is_told_conditions(
+    name: str, zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = GENERATORS[name]
+    requests = []
+
+    def sample(*given: Any) -> np.ndarray:
+        requests.append(given[-1].conditions)
+        return np.zeros((len(requests[-1]), 1), np.float32)
+
+    def fit(*_given: Any) -> dict[str, Any]:
+        return {}
+
+    monkeypatch.setitem(GENERATORS, name, replace(row, fit=fit, sample=sample))
+    told = config(name, conditions=["train.learning_rate"])
+    run = train_generator(told, zoo, tmp_path / "run")
+    run.sample(300)
+    run.sample(2, wish={"train.learning_rate": 0.1})
+    unasked, asked = (run.conditioning.asked("train.learning_rate", one) for one in requests)
+    share = (unasked < 0.1).mean()
+    known = run.conditioning.asked("train.learning_rate", run.state["conditions"])
+    assert share == pytest.approx((known < 0.1).mean(), abs=4 * 0.5 / 300**0.5)
+    np.testing.assert_allclose(asked, 0.1, rtol=1e-5)
 
 
 # --------------------------------------------------------------------------------------- baselines
@@ -478,7 +506,7 @@ def test_a_fit_is_repeated_for_nothing_and_never_replaced(zoo: Zoo, tmp_path: Pa
         train_generator(told, zoo, tmp_path / "left")
 
 
-def test_no_checkpoint_outlives_its_fit(
+def test_no_checkpoint_outlives_its_fit_and_its_seconds_count(
     zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Or the fit of another run could go on from it."""
@@ -488,7 +516,14 @@ def test_no_checkpoint_outlives_its_fit(
     kept = []
     save = fitting.Checkpoint.save_if_due
     monkeypatch.setattr(fitting.Checkpoint, "save_if_due", lambda *found: kept.append(save(*found)))
-    train_generator(config("pca-flow"), zoo, tmp_path / "run")
+    restore = fitting.Checkpoint.restore
+    monkeypatch.setattr(
+        fitting.Checkpoint,
+        "restore",
+        lambda *found: restore(*found)._replace(seconds=np.float64(1000)),
+    )
+    run = train_generator(config("pca-flow"), zoo, tmp_path / "run")
+    assert 1000 < run.facts["fit"]["seconds"] < 2000, "all calls count"
     assert kept
     assert not (tmp_path / "run" / "checkpoint").exists()
 
@@ -530,7 +565,10 @@ def test_an_interrupted_fit_ends_with_the_same_state(
     with pytest.raises(Stop):
         generator.fit(train, held, options, replace(effort, reporter=stop_half_way))
     assert any((tmp_path / "checkpoint").iterdir())
-    resumed = generator.fit(train, held, options, effort)
+    earlier: list[float] = []
+    resumed = generator.fit(train, held, options, replace(effort, resumed=earlier.append))
+    assert len(earlier) == 1
+    assert earlier[0] > 0  # seconds of the part that was not repeated
     for one, other in zip(run.state["params"], resumed["params"], strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -581,6 +619,7 @@ def test_broken_runs_are_one_line(zoo: Zoo, tmp_path: Path) -> None:
         ({"generator": "flwo"}, "did you mean 'flow'"),
         ({"options": {"chanels": 2}}, "did you mean 'channels'"),
         ({"options": {"channels": 2.5}}, "expected int"),
+        ({"options": {"rank": 0}}, "options.rank: found 0"),
         ({"conditions": ("width",)}, "no such column"),
         ({"generator": "noise", "options": {}, "conditions": ("phase",)}, "takes none"),
     ],

@@ -36,11 +36,6 @@ def keep_members(train: Fittable, _validation: Fittable, _options: Options, _: E
     return {"values": train.values}
 
 
-def keep_aligned(train: Fittable, _validation: Fittable, _options: Options, _: Effort) -> State:
-    """The training members, aligned with one another."""
-    return {"values": aligned(train)}
-
-
 def aligned(part: Fittable) -> Values:
     """Members aligned with the mean of an aligned few.
 

@@ -84,6 +84,7 @@ class Effort:
         seed: of everything random in the fit.
         checkpoint: where to keep the state of a fit that takes longer than a minute.
         reporter: shows progress.
+        resumed: told, of each fit in a row, the seconds that went into the state it resumes from.
     """
 
     steps: int = 4000
@@ -93,6 +94,7 @@ class Effort:
     seed: int = 0
     checkpoint: Path | None = None
     reporter: Reporter = silent
+    resumed: Callable[[float], None] = lambda seconds: None
 
 
 @dataclass(frozen=True)

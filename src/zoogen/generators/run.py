@@ -23,7 +23,7 @@ from zoogen.config.schema import validated
 from zoogen.config.wording import nearest
 from zoogen.data import Dataset, load
 from zoogen.errors import ConfigError, ConflictError, CorruptZooError, NotFoundError
-from zoogen.generators.conditions import Conditioning, Wish, conditioning_of
+from zoogen.generators.conditions import Conditioning, Wish, completed, conditioning_of
 from zoogen.generators.config import GeneratorConfig
 from zoogen.generators.generator import Effort, Fittable, Generator, Request, Source, State
 from zoogen.generators.parts import Shares, drawn
@@ -144,9 +144,13 @@ class Run:
         options: Mapping[str, Any] | None = None,
         dataset: Dataset | None = None,
     ) -> Float32[np.ndarray, "n p"]:
-        """One network per condition vector; see :meth:`sample`."""
+        """One network per condition vector; see :meth:`sample`.
+
+        Where a vector asks for nothing, that of a random training member takes its place.
+        """
         chosen = self.sampling(options or {})
-        request = Request(seed, len(conditions), conditions)
+        known = self.state.get("conditions", conditions[:0])  # earlier versions kept none
+        request = Request(seed, len(conditions), completed(conditions, known, seed))
         return self.generator.sample(self.told(dataset), self.state, chosen, request)
 
     def told(self, dataset: Dataset | None) -> Source:
@@ -200,9 +204,11 @@ def train_generator(
             _refuse_foreign(root)
             _write_json(root / RUN, facts | {"fit": None})
         if _read(root)["fit"] is None:
+            earlier: list[float] = []
             effort = Effort(
-                **config.training.model_dump(), checkpoint=root / CHECKPOINT, reporter=reporter
-            )
+                **config.training.model_dump(), checkpoint=root / CHECKPOINT, reporter=reporter,
+                resumed=earlier.append,
+            )  # fmt: skip
             begin = time.perf_counter()
             source = Run(root, config, facts, {}).source
             train, validation = (
@@ -211,10 +217,12 @@ def train_generator(
             )
             options = _options(config)
             state = generator.fit(train, validation, options, effort)
+            if generator.conditional:
+                state = {**state, "conditions": train.conditions}
             data = _packed(state)
             replace_file(root / STATE, data)
             fit = {
-                "seconds": time.perf_counter() - begin,
+                "seconds": time.perf_counter() - begin + sum(earlier),
                 "state_sha256": hashlib.sha256(data).hexdigest(),
                 "provenance": provenance(),
             }

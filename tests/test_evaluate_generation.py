@@ -27,6 +27,7 @@ from zoogen.evaluate.generation import (
     Point,
     Report,
     Shares,
+    Start,
     class_agreement,
     compare_starts,
     evaluate_samples,
@@ -457,7 +458,8 @@ def reports(parted: tuple[Offered, Evaluator], noise: Curve) -> tuple[Report, ..
     average = evaluator.curve("average", {"2": offered.train[:10] / 2 + offered.train[1:11] / 2})
     landscape = {"hessian_trace": ([1.0, 2.0, 900.0], [3.0, 4.0])}
     cost = Cost(1.0, 0.001, 9.0, 0.5)
-    everything = Beside((average,), (), conditions, cost, landscape)
+    start = Start("generated", "digits", (0.003, 0.1), (0, 1), (0.5, 0.75), (0.1, 0.1))
+    everything = Beside((average,), (start,), conditions, cost, landscape)
     seeds = np.arange(len(accuracy)) % 3
     rich = evaluate_samples(evaluator, offered.validation, seeds, "real", "", noise, everything)
     few = copies(offered, 0, 4)
@@ -505,7 +507,15 @@ def test_a_page_a_table_and_a_json_are_written(reports: tuple[Report, ...], tmp_
     table, picture = paths[1].read_text(), paths[3].read_text()
     assert "| ZU, all samples | 0 |" in table
     assert "samples were selected: best 4 of 9" in table
-    for title in ("Accuracy and novelty", "Ensembles", "real: phase", "hessian trace", "Cost"):
+    assert "| real: generated | digits | 50.0 | 75.0 (0.1) |" in table
+    for title in (
+        "Accuracy and novelty",
+        "Ensembles",
+        "real: phase",
+        "hessian trace",
+        "Trained on",
+        "Cost",
+    ):
         assert title in picture
     assert from_json(paths[0].read_bytes())[0].name == "real"
     with pytest.raises(ConfigError, match="found none"):

@@ -6,8 +6,10 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import mannwhitneyu
 
@@ -25,12 +27,14 @@ from zoogen.evaluate.generation import (
     Point,
     Report,
     Shares,
+    Start,
     class_agreement,
     compare_starts,
     evaluate_samples,
     exam_of,
     from_json,
     gain_at_equal_novelty,
+    measured,
     rank_agreement,
     render,
     separate,
@@ -44,8 +48,9 @@ from zoogen.evaluate.generation.diversity import effective_rank, random_pairs
 from zoogen.evaluate.generation.ensembles import ensemble_gains
 from zoogen.evaluate.generation.frame import balanced
 from zoogen.evaluate.generation.neighbours import aligned_distances, nearest, unit_distances
-from zoogen.evaluate.generation.starts import SCRATCH
+from zoogen.evaluate.generation.starts import SCRATCH, _start
 from zoogen.evaluate.generation.views import noisy
+from zoogen.generators import Parted, Population, conditioning_of
 from zoogen.generators.parts import SMALLEST
 from zoogen.grid import expand
 from zoogen.networks import Network, build_network
@@ -378,6 +383,27 @@ def test_conditions_without_spread_have_no_agreement() -> None:
         rank_agreement("rate", np.ones(3), np.ones(2))
 
 
+def test_metrics_of_training_are_taken_on_labels_as_noisy_as_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    network = build_network(CONFIG.network, (1, 8, 8), 10)
+    noise = np.array([0.0, 0.4, 0.2, 0.6])
+    table = pd.DataFrame({"train_loss": 1 + noise, "data.label_noise": noise})
+    part = Population(network, np.zeros((4, network.spec.size), np.float32), table)
+    conditioning = conditioning_of(table, ["train_loss"])
+    fits = SimpleNamespace(
+        first=SimpleNamespace(conditioning=conditioning), asked=lambda rows: rows
+    )
+    monkeypatch.setattr(
+        measured, "_metrics", lambda _setting, _weights, noise: pd.DataFrame({"train_loss": noise})
+    )
+    (found,) = measured.conditions_of(None, Parted(part, part, part), fits)
+    assert found.agreement == pytest.approx(1)
+    assert not measured._common_noise(part, 3).any()  # nothing was asked
+    alike = replace(part, table=table.assign(**{"data.label_noise": 0.4}))
+    np.testing.assert_allclose(measured._common_noise(alike, 3), 0.4)
+
+
 def test_costs_are_stored_with_the_zoo(tiny_zoo: Path) -> None:
     zoo = open_zoo(tiny_zoo)
     assert all(training_seconds(zoo, cohort) > 0 for cohort in zoo.cohorts)
@@ -399,13 +425,24 @@ def test_good_starts_are_ahead_of_scratch(runs: Runs, parted: tuple[Offered, Eva
     right = 1 - evaluator.wrong(given)[:, 1::2].mean()
     assert by_name["generated"].accuracy[0] == pytest.approx(right)
     scratch = by_name[SCRATCH]
-    assert scratch.rate == 0.1
+    assert scratch.rates[1:] == (0.1, 0.1)
     assert scratch.accuracy[0] < 0.4 < scratch.accuracy[2]
     assert by_name["generated"].accuracy[1] > scratch.accuracy[1]
     with pytest.raises(ConfigError, match="equally"):
         compare_starts(
             config, runs.dataset, {"a": given, "b": given[:2]}, evaluator.wrong, epochs=(0,)
         )
+
+
+def test_every_time_has_the_rate_that_is_best_then() -> None:
+    right = np.zeros((3, 4, 2, 10), bool)  # rate, network, time, image
+    right[1, :, 0, ::2] = right[2, :, 1, ::2] = True  # images that choose
+    right[1, :3, 0, 1::2] = right[2, :, 1, 3::2] = True  # images that are reported
+    right[0, ..., 1::2] = True  # better there, but nobody may look
+    found = _start("generated", "digits", right, (0.01, 0.1, 1.0), (1, 25))
+    assert found.rates == (0.1, 1.0)
+    assert found.accuracy == pytest.approx((0.75, 0.8))
+    assert found.deviation == pytest.approx((0.75**0.5 / 2, 0), abs=1e-12)
 
 
 # ------------------------------------------------------------------------------ report and files
@@ -421,7 +458,8 @@ def reports(parted: tuple[Offered, Evaluator], noise: Curve) -> tuple[Report, ..
     average = evaluator.curve("average", {"2": offered.train[:10] / 2 + offered.train[1:11] / 2})
     landscape = {"hessian_trace": ([1.0, 2.0, 900.0], [3.0, 4.0])}
     cost = Cost(1.0, 0.001, 9.0, 0.5)
-    everything = Beside((average,), (), conditions, cost, landscape)
+    start = Start("generated", "digits", (0.003, 0.1), (0, 1), (0.5, 0.75), (0.1, 0.1))
+    everything = Beside((average,), (start,), conditions, cost, landscape)
     seeds = np.arange(len(accuracy)) % 3
     rich = evaluate_samples(evaluator, offered.validation, seeds, "real", "", noise, everything)
     few = copies(offered, 0, 4)
@@ -469,7 +507,15 @@ def test_a_page_a_table_and_a_json_are_written(reports: tuple[Report, ...], tmp_
     table, picture = paths[1].read_text(), paths[3].read_text()
     assert "| ZU, all samples | 0 |" in table
     assert "samples were selected: best 4 of 9" in table
-    for title in ("Accuracy and novelty", "Ensembles", "real: phase", "hessian trace", "Cost"):
+    assert "| real: generated | digits | 50.0 | 75.0 (0.1) |" in table
+    for title in (
+        "Accuracy and novelty",
+        "Ensembles",
+        "real: phase",
+        "hessian trace",
+        "Trained on",
+        "Cost",
+    ):
         assert title in picture
     assert from_json(paths[0].read_bytes())[0].name == "real"
     with pytest.raises(ConfigError, match="found none"):

@@ -311,17 +311,20 @@ def sample(
     ] = [],
     set_: Annotated[
         list[str],
-        typer.Option("--set", metavar="OPTION=VALUE", help="An option of the generator."),
+        typer.Option(
+            "--set", metavar="OPTION=VALUE", help="Of sampling, as method=sde; repeatable."
+        ),
     ] = [],
     seed: Annotated[int, typer.Option(min=0, help="Of all noise.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Sample networks from a fitted generator as a zoo, measured and labelled."""
     from zoogen import factory, generators, present
+    from zoogen.config import parse_options
     from zoogen.population import use_all_cores
 
     use_all_cores()
-    wish, options = generators.parse_wish(condition), generators.parse_wish(set_)
+    wish, options = generators.parse_wish(condition), parse_options(set_)
     generators.sample_zoo(generators.open_run(run), count, out, seed, wish, options)
     made = factory.complete(out, _reporter())
     _print(present.info_json(made) if as_json else present.info_text(made), as_json)
@@ -358,7 +361,7 @@ def evaluate_generator(
     population.members make its curve over the number of training runs.
     """
     from zoogen import generators
-    from zoogen.config import load_data_config
+    from zoogen.config import load_data_config, parse_options
     from zoogen.data import load
     from zoogen.evaluate import generation
     from zoogen.zoo import open_zoo
@@ -366,7 +369,7 @@ def evaluate_generator(
     opened = open_zoo(zoo)
     runs = [generators.open_run(path) for path in run]
     others = [load(load_data_config(path)) for path in other_data]
-    options = generators.parse_wish(set_)
+    options = parse_options(set_)
     reports = generation.evaluate_runs(runs, opened, samples, seeds, _reporter(), others, options)
     files = generation.render(reports, out or run[0] / "report")
     table = next(path for path in files if path.suffix == ".md").read_text()

@@ -14,6 +14,7 @@ from zoogen.config.files import (
     load_data_config,
     load_table,
     parse_config,
+    parse_options,
 )
 from zoogen.config.grid import GridConfig
 from zoogen.config.schema import (
@@ -61,5 +62,6 @@ __all__ = [
     "load_data_config",
     "load_table",
     "parse_config",
+    "parse_options",
     "validated",
 ]

@@ -102,6 +102,25 @@ def _apply_override(table: dict[str, Any], override: str) -> None:
     table[last] = _toml_value(value.strip())
 
 
+def parse_options(texts: Sequence[str]) -> dict[str, Any]:
+    """Options from ``name=value`` texts; values as in :func:`load_config`.
+
+    Raises:
+        ConfigError: if a text has another form.
+
+    Example:
+        >>> parse_options(["method=sde", "path_steps=48", "aligned=false"])
+        {'method': 'sde', 'path_steps': 48, 'aligned': False}
+    """
+    found = {}
+    for text in texts:
+        name, _, value = (part.strip() for part in text.partition("="))
+        if not (name and value):
+            raise ConfigError(f"--set {text!r}: expected option=value, as in method=sde")
+        found[name] = _toml_value(value)
+    return found
+
+
 def _split_key(key: str) -> list[str]:
     """Parts between dots; in the tables whose keys hold dots, quotes are optional."""
     for table in ("grid.axes", "grid.random.draws", "data.sha256"):

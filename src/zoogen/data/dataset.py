@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Float32, Int, Int32, UInt8
@@ -106,6 +106,11 @@ class Dataset:
         """Channels, height and width of one image."""
         _, channels, height, width = self.train.images.shape
         return channels, height, width
+
+    def blind(self) -> Dataset:
+        """The same without test images, for those who must not see any."""
+        none = np.zeros((0, *self.image_shape), self.train.images.dtype)
+        return replace(self, test=Split(none, np.zeros(0, np.int32)))
 
     def training_size(self, fraction: float) -> int:
         """Number of training images in a share of them: ``floor(fraction * n)``.

@@ -36,11 +36,6 @@ def keep_members(train: Fittable, _validation: Fittable, _options: Options, _: E
     return {"values": train.values}
 
 
-def keep_aligned(train: Fittable, _validation: Fittable, _options: Options, _: Effort) -> State:
-    """The training members, aligned with one another."""
-    return {"values": aligned(train)}
-
-
 def aligned(part: Fittable) -> Values:
     """Members aligned with the mean of an aligned few.
 
@@ -200,7 +195,13 @@ def nothing(_train: Fittable, _validation: Fittable, _options: Options, _: Effor
 
 
 def freshly_trained(source: Source, _state: State, _options: Options, request: Request) -> Values:
-    """New members of the same recipe, with hyper-parameters drawn from those of the members."""
+    """New members of the same recipe, with hyper-parameters drawn from those of the members.
+
+    Raises:
+        ConfigError: for members that fit one image each.
+    """
+    if source.network.config.fits_image:
+        raise ConfigError("train: the members fit one image each, and there is no other one to fit")
     dataset = source.dataset()
     recipe = recipe_of(source.config, dataset)
     members = _new_members(source, request)

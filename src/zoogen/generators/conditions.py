@@ -164,6 +164,28 @@ def conditioning_of(table: pd.DataFrame, names: Sequence[str]) -> Conditioning:
     return Conditioning(tuple(_quantity(name, table[name]) for name in names))
 
 
+def completed(
+    asked: Float32[np.ndarray, "n e"], known: Float32[np.ndarray, "m e"], seed: int
+) -> Float32[np.ndarray, "n e"]:
+    """Where nothing is asked, what a training member has: first the conditions, then the weights.
+
+    Both together are distributed as weights without conditions, and each is easier to learn.
+
+    Args:
+        asked: condition vectors; of those with an entry the rest stays open.
+        known: of the training members; with none of them nothing is completed.
+        seed: of the draw.
+
+    Example:
+        >>> completed(np.zeros((2, 2), np.float32), np.array([[0.5, 1.0]], np.float32), 0).tolist()
+        [[0.5, 1.0], [0.5, 1.0]]
+    """
+    if not len(known):
+        return asked
+    drawn = known[np.random.default_rng([seed, 2]).integers(len(known), size=len(asked))]
+    return np.where(asked.any(axis=1, keepdims=True), asked, drawn)
+
+
 def _quantity(name: str, column: pd.Series) -> Quantity:
     present = column.dropna()
     if present.nunique() < 2:

@@ -239,6 +239,7 @@ def sample(source: Source, state: State, options: Options, request: Request) -> 
     Raises:
         ConfigError: for an impossible number of steps, or a data set of other images.
     """
+    _refuse_sizes(options)
     model = _autoencoder(source.network.spec, options)
     noise = _denoiser(model.size, request.conditions.shape[1], int(state["pixels"]), options)
     params = restored(noise.init, state["denoiser"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -65,7 +66,7 @@ class Fitted(NamedTuple):
 
 
 class _Progress(NamedTuple):
-    """All that a resumed fit needs."""
+    """All that a resumed fit needs, and the seconds that went into it."""
 
     params: Tree
     optimizer: Any
@@ -74,6 +75,7 @@ class _Progress(NamedTuple):
     best_loss: np.float64
     position: np.int64
     losses: np.ndarray
+    seconds: np.float64
 
 
 def fit(
@@ -98,6 +100,8 @@ def fit(
     directory = effort.checkpoint and effort.checkpoint / (stage or "")
     checkpoint = Checkpoint(directory, CHECKPOINT_SECONDS)
     state = checkpoint.restore(_start(objective, optimizer, effort))
+    effort.resumed(float(state.seconds))
+    begin = time.perf_counter() - float(state.seconds)
     drawn = objective.draw(validation, min(_rows(validation), JUDGED), 1, [effort.seed, 1])
     check = jax.tree.map(lambda leaf: leaf[0], objective.judged(drawn))
     looks = _looks(effort)
@@ -123,6 +127,7 @@ def fit(
             if losses:
                 found = float(judge(state.average, arrays[1], check))
                 state = _looked(objective.name, state, number, float(np.mean(losses)), found)
+                state = state._replace(seconds=np.float64(time.perf_counter() - begin))
                 last = stage is not None and stop == looks[-1]
                 keeper = Checkpoint(directory, 0.0) if last else checkpoint
                 keeper.save_if_due(state, int(state.position))
@@ -186,6 +191,7 @@ def _start(
         best_loss=np.float64(np.inf),
         position=np.int64(0),
         losses=losses,
+        seconds=np.float64(0),
     )
 
 

@@ -30,7 +30,7 @@ class Source:
         network: that they share.
         config: of their training, without the grid.
         values: their hyper-parameters that differ, one row a training member.
-        dataset: loads what they were trained on.
+        dataset: loads what they were trained on, without test images.
         conditioning: what the entries of condition vectors mean.
     """
 
@@ -84,6 +84,7 @@ class Effort:
         seed: of everything random in the fit.
         checkpoint: where to keep the state of a fit that takes longer than a minute.
         reporter: shows progress.
+        resumed: told, of each fit in a row, the seconds that went into the state it resumes from.
     """
 
     steps: int = 4000
@@ -93,6 +94,7 @@ class Effort:
     seed: int = 0
     checkpoint: Path | None = None
     reporter: Reporter = silent
+    resumed: Callable[[float], None] = lambda seconds: None
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ class Generator:
         sample: ``(source, state, options, request) → weights [n p]``; the same request gives the
             same weights.
         options: their defaults by name.
+        sampling: names of those that a sample reads and that may differ from those of the fit.
         conditional: whether it reads conditions.
         trained: whether it takes optimiser steps.
     """
@@ -130,5 +133,6 @@ class Generator:
     fit: Callable[[Fittable, Fittable, Options, Effort], State]
     sample: Callable[[Source, State, Options, Request], Float32[np.ndarray, "n p"]]
     options: Mapping[str, Any] = field(default_factory=dict)
+    sampling: tuple[str, ...] = ()
     conditional: bool = False
     trained: bool = False

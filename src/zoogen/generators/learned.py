@@ -92,13 +92,13 @@ def fit_flow(train: Fittable, validation: Fittable, options: Options, effort: Ef
         for part in (train, validation)
     )
     coupling = _coupling(spec, options["coupling"])
+    _refuse_sizes(options)
     refuse_unknown_path(_path(options))
     field = _weight_field(spec, train.conditions.shape[1], options)
     seen = _seen(train.source, standard, options["function_weight"])
     fitted = fit_field(field, fitted_on, held, effort, coupling, seen, train.sizes)
     return {
         **standard._asdict(),
-        "conditions": train.conditions,
         "params": jax.tree.leaves(fitted.params),
         "losses": fitted.losses,
     }
@@ -136,25 +136,20 @@ def _matched(
 def sample_flow(source: Source, state: State, options: Options, request: Request) -> Values:
     """Weights from noise."""
     spec = source.network.spec
-    rng = np.random.default_rng(request.seed)
-    noise = rng.standard_normal((request.count, spec.size), np.float32)
-    conditions = _completed(request.conditions, state["conditions"], rng)
-    field = _weight_field(spec, conditions.shape[1], options)
+    noise = np.random.default_rng(request.seed).standard_normal(
+        (request.count, spec.size), np.float32
+    )
+    field = _weight_field(spec, request.conditions.shape[1], options)
     params = restored(field.init, state["params"])
-    found = integrate(field, params, noise, conditions, _path(options), request.seed)
+    found = integrate(field, params, noise, request.conditions, _path(options), request.seed)
     standard = Standard(state["mean"], state["deviation"])
     return found * standard.deviation + standard.mean
 
 
-def _completed(
-    asked: Float32[np.ndarray, "n e"], known: Float32[np.ndarray, "m e"], rng: np.random.Generator
-) -> Float32[np.ndarray, "n e"]:
-    """Where nothing is asked, what a training member has: first the conditions, then the weights.
-
-    Both together are distributed as weights without conditions, and each is easier to learn.
-    """
-    drawn = known[rng.integers(len(known), size=len(asked))]
-    return np.where(asked.any(axis=1, keepdims=True), asked, drawn)
+def _refuse_sizes(options: Options) -> None:
+    for name in ("channels", "depth", "heads", "rank"):
+        if options[name] < 1:
+            raise ConfigError(f"options.{name}: found {options[name]}, expected at least 1")
 
 
 def _weight_field(spec: ParamSpec, conditions: int, options: Options) -> Field:
@@ -178,9 +173,3 @@ _token_field = lru_cache(token_field)
 
 def _path(options: Options) -> Path:
     return Path(options["path_steps"], options["method"], options["guidance"], options["noise"])
-
-
-def parameters_of(state: State) -> int:
-    """Numbers that a generator keeps besides its losses."""
-    kept = {name: part for name, part in state.items() if not name.endswith("losses")}
-    return sum(int(np.size(leaf)) for leaf in jax.tree.leaves(kept))

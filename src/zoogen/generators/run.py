@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -21,7 +23,7 @@ from zoogen.config.schema import validated
 from zoogen.config.wording import nearest
 from zoogen.data import Dataset, load
 from zoogen.errors import ConfigError, ConflictError, CorruptZooError, NotFoundError
-from zoogen.generators.conditions import Conditioning, Wish, conditioning_of
+from zoogen.generators.conditions import Conditioning, Wish, completed, conditioning_of
 from zoogen.generators.config import GeneratorConfig
 from zoogen.generators.generator import Effort, Fittable, Generator, Request, Source, State
 from zoogen.generators.parts import Shares, drawn
@@ -72,6 +74,23 @@ class Run:
             **_known_options(self.config.generator, self.config.options),
         }
 
+    def sampling(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Options of a sample, where some of them replace those of the run.
+
+        Raises:
+            ConfigError: for an option that the generator does not have, or that a fit was made
+                with and no sample can change.
+        """
+        name, able = self.config.generator, self.generator.sampling
+        found = _known_options(name, options)
+        for key, value in found.items():
+            if key not in able and value != self.options[key]:
+                raise ConfigError(
+                    f"options.{key}: found {value!r}, but {name!r} was fitted with "
+                    f"{self.options[key]!r}; sampling can change: {', '.join(able) or 'nothing'}"
+                )
+        return {**self.options, **found}
+
     @cached_property
     def conditioning(self) -> Conditioning:
         """What it can be asked for."""
@@ -84,11 +103,11 @@ class Run:
 
     @cached_property
     def source(self) -> Source:
-        """Where the members came from."""
+        """Where the members came from; its data set has no test images."""
         config, info = self.zoo_config, self.facts["info"]
         network = build_network(config.network, tuple(info["image_shape"]), info["classes"])
         values = pd.DataFrame(self.facts["values"])
-        return Source(network, config, values, lambda: load(config.data), self.conditioning)
+        return Source(network, config, values, lambda: load(config.data).blind(), self.conditioning)
 
     def sample(
         self,
@@ -104,13 +123,14 @@ class Run:
             count: networks.
             seed: of all noise.
             wish: condition → number or class; the rest is left open.
-            options: that replace those of the run, for example ``guidance``.
+            options: of sampling, that replace those of the run, for example ``guidance``.
             dataset: that the generator is told of in place of the members' own, with as many
                 classes and as large images; it changes nothing of generators that read no images.
 
         Raises:
             ConfigError: for a condition that the run does not know, an option that the generator
-                does not have, a data set of other images or classes, or no networks.
+                does not have or that is none of sampling, a data set of other images or classes,
+                or no networks.
         """
         if count < 1:
             raise ConfigError(f"sample: found {count} networks, expected at least 1")
@@ -124,12 +144,21 @@ class Run:
         options: Mapping[str, Any] | None = None,
         dataset: Dataset | None = None,
     ) -> Float32[np.ndarray, "n p"]:
-        """One network per condition vector; see :meth:`sample`."""
-        chosen = {**self.options, **_known_options(self.config.generator, options or {})}
-        request = Request(seed, len(conditions), conditions)
-        return self.generator.sample(self._told(dataset), self.state, chosen, request)
+        """One network per condition vector; see :meth:`sample`.
 
-    def _told(self, dataset: Dataset | None) -> Source:
+        Where a vector asks for nothing, that of a random training member takes its place.
+        """
+        chosen = self.sampling(options or {})
+        known = self.state.get("conditions", conditions[:0])  # earlier versions kept none
+        request = Request(seed, len(conditions), completed(conditions, known, seed))
+        return self.generator.sample(self.told(dataset), self.state, chosen, request)
+
+    def told(self, dataset: Dataset | None) -> Source:
+        """The source of a sample, with another data set in place of the members' own.
+
+        Raises:
+            ConfigError: for other images or classes than those of the members.
+        """
         if dataset is None:
             return self.source
         info = self.facts["info"]
@@ -140,7 +169,7 @@ class Run:
                 f"data set {dataset.name}: found images {found[0]} of {found[1]} classes, expected "
                 f"{expected[0]} of {expected[1]}, those of {self.facts['zoo']!r}"
             )
-        return replace(self.source, dataset=lambda: dataset)
+        return replace(self.source, dataset=dataset.blind)
 
 
 # ---------------------------------------------------------------------------------------- fit
@@ -175,9 +204,11 @@ def train_generator(
             _refuse_foreign(root)
             _write_json(root / RUN, facts | {"fit": None})
         if _read(root)["fit"] is None:
+            earlier: list[float] = []
             effort = Effort(
-                **config.training.model_dump(), checkpoint=root / CHECKPOINT, reporter=reporter
-            )
+                **config.training.model_dump(), checkpoint=root / CHECKPOINT, reporter=reporter,
+                resumed=earlier.append,
+            )  # fmt: skip
             begin = time.perf_counter()
             source = Run(root, config, facts, {}).source
             train, validation = (
@@ -186,14 +217,17 @@ def train_generator(
             )
             options = _options(config)
             state = generator.fit(train, validation, options, effort)
+            if generator.conditional:
+                state = {**state, "conditions": train.conditions}
             data = _packed(state)
             replace_file(root / STATE, data)
             fit = {
-                "seconds": time.perf_counter() - begin,
+                "seconds": time.perf_counter() - begin + sum(earlier),
                 "state_sha256": hashlib.sha256(data).hexdigest(),
                 "provenance": provenance(),
             }
             _write_json(root / RUN, facts | {"fit": fit})
+            shutil.rmtree(root / CHECKPOINT, ignore_errors=True)  # nobody's any more
     return open_run(root)
 
 
@@ -270,11 +304,17 @@ def _known_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
                 f"it has: {', '.join(defaults) or 'none'}"
             )
         wanted = type(defaults[key])
-        number = wanted in (int, float) and type(value) in (int, float) and wanted(value) == value
-        if not (number or type(value) is wanted):
+        if not _is_a(value, wanted):
             raise ConfigError(f"options.{key}: found {value!r}, expected {wanted.__name__}")
         found[key] = wanted(value)
     return found
+
+
+def _is_a(value: Any, wanted: type) -> bool:
+    """4 and 4.0 are whole numbers and floats; true is neither."""
+    if wanted in (int, float) and type(value) in (int, float):
+        return math.isfinite(value) and (wanted is float or value == int(value))
+    return type(value) is wanted
 
 
 def _facts(
@@ -323,7 +363,8 @@ def _require_same(root: Path, facts: Mapping[str, Any]) -> None:
 
 
 def _refuse_foreign(root: Path) -> None:
-    odd = [p.name for p in root.iterdir() if p.name not in {".lock", CHECKPOINT, STATE, RUN}]
+    """A checkpoint without its run is refused, too: a fit of another run would go on from it."""
+    odd = [p.name for p in root.iterdir() if p.name not in {".lock", STATE, RUN}]
     odd = [name for name in odd if not name.endswith(".partial")]
     if odd:
         raise ConflictError(f"{root} is no run, it holds {odd[0]!r}; choose another --out")

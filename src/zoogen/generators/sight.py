@@ -77,7 +77,9 @@ def _linearised(
     have rules of reverse mode alone."""
     try:
         return jax.linearize(function, at)[1]
-    except TypeError:
+    except TypeError as error:
+        if "forward-mode" not in str(error):
+            raise
         out, pull = jax.vjp(function, at)
         _, push = jax.vjp(lambda of_outputs: pull(of_outputs)[0], jnp.zeros_like(out))
         return lambda error: push(error)[0]

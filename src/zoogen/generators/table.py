@@ -14,11 +14,12 @@ GENERATORS: dict[str, Generator] = {
     ),
     "noise": Generator(
         "training members with Gaussian noise, sigma times each tensor's deviation",
-        baselines.keep_members, baselines.noised, {"sigma": 0.1},
+        baselines.keep_members, baselines.noised, {"sigma": 0.1}, sampling=("sigma",),
     ),
     "average": Generator(
         "means of several training members, aligned with the first of them, or raw",
         baselines.keep_members, baselines.means_of_members, {"members": 2, "aligned": True},
+        sampling=("members", "aligned"),
     ),
     "gaussian": Generator(
         "independent normal parameters with the means and deviations of training members",
@@ -41,19 +42,21 @@ GENERATORS: dict[str, Generator] = {
         "flow matching over principal components of aligned members (Gupta et al., "
         "DeepWeightFlow, 2026)",
         learned.fit_pca_flow, learned.sample_pca_flow,
-        {"components": 256, "width": 512, "depth": 4, **_PATH}, conditional=True, trained=True,
+        {"components": 256, "width": 512, "depth": 4, **_PATH},
+        sampling=tuple(_PATH), conditional=True, trained=True,
     ),
     "d2nwg": Generator(
         "diffusion of codes of an autoencoder of weights, told the data set (Soro et al., "
         "Diffusion-based neural network weights generation, 2025)",
-        d2nwg.fit, d2nwg.sample, d2nwg.DEFAULTS, conditional=True, trained=True,
+        d2nwg.fit, d2nwg.sample, d2nwg.DEFAULTS,
+        sampling=("sampling_steps", "guidance", "shots"), conditional=True, trained=True,
     ),
     "flow": Generator(
         "equivariant flow matching over weights, by a field over units, layers or tokens",
         learned.fit_flow, learned.sample_flow,
         {"field": "units", "channels": 96, "depth": 4, "heads": 4, "rank": 48,
          "coupling": "independent", "function_weight": 1.0, **_PATH, "path_steps": 16},
-        conditional=True, trained=True,
+        sampling=tuple(_PATH), conditional=True, trained=True,
     ),
     "hypernetwork": Generator(
         "a graph hypernetwork: weights predicted from the architecture and random numbers, fitted "

@@ -298,7 +298,7 @@ def _starts(axes: Axes, reports: Reports, data: str) -> None:
         )  # fmt: skip
         axes.set_xticks(places, [str(epoch) for epoch in start.epochs])
     axes.set_title(f"Trained on {data}; dashed: nearest, dotted: scratch", size=8)
-    axes.set_xlabel("epochs, each at its best learning rate")
+    axes.set_xlabel("epochs, each point at its best learning rate")
     axes.set_ylabel("test accuracy, %")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -16,6 +17,7 @@ from zoogen.errors import ConfigError
 from zoogen.generators import Run
 
 Values = Float32[np.ndarray, "n p"]
+TESTED = re.compile(r"\btest_\w+")  # columns that are taken on test images
 
 
 class Samples(NamedTuple):
@@ -68,9 +70,23 @@ class Fits(NamedTuple):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What its seeds are seeds of, and how it was sampled where not as its runs say."""
+        """What its seeds are seeds of, how it was sampled where not as its runs say, and what it
+        was told of test images."""
         told = ", ".join(f"{name} = {value}" for name, value in self.options.items())
-        return (self._seeds, *([f"sampled with {told}"] if told else []))
+        tested = ", ".join(self._tested)
+        return (
+            self._seeds,
+            *([f"sampled with {told}"] if told else []),
+            *([f"its config names {tested}, which is taken on test images"] if tested else []),
+        )
+
+    @property
+    def _tested(self) -> list[str]:
+        """Columns taken on test images by which members were chosen, or that are conditions."""
+        config = self.first.config
+        return sorted(
+            set(TESTED.findall(" ".join([*config.conditions, config.population.where or ""])))
+        )
 
     @property
     def _seeds(self) -> str:

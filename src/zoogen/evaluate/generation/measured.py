@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 from scipy.stats import spearmanr
 from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
 from threadpoolctl import threadpool_limits
@@ -36,6 +36,8 @@ PHASE = "phase"
 CELLS, CELL_SIZE, CELL_PAIRS = 3, 5, 5  # cells for each phase, their networks, pairs of these
 TREES = 200
 
+Noise = Float32[np.ndarray, " n"]
+
 
 class Setting(NamedTuple):
     """Where networks are measured."""
@@ -49,7 +51,8 @@ def landscape_of(
     setting: Setting, held_out: Population, weights: Values
 ) -> dict[str, tuple[list[float], list[float]]]:
     """Metric → values of the first ``MEASURED`` generated networks, and of held-out members."""
-    ours = _metrics(setting, weights[:MEASURED])
+    first = weights[:MEASURED]
+    ours = _metrics(setting, first, _common_noise(held_out, len(first)))
     shown = [name for name in SHOWN if name in ours and name in held_out.table]
     return {name: (ours[name].tolist(), held_out.table[name].dropna().tolist()) for name in shown}
 
@@ -66,7 +69,7 @@ def conditions_of(setting: Setting, parts: Parted, fits: Fits) -> tuple[Conditio
     rows = np.random.default_rng(0).integers(len(parts.held_out), size=ASKED)
     wanted = parts.held_out.table.iloc[rows]
     asked = fits.asked(conditioning.of_members(wanted))
-    found = _metrics(setting, asked)
+    found = _metrics(setting, asked, wanted["data.label_noise"].to_numpy(np.float32))
     return tuple(
         _conditioned(quantity, setting, parts, fits, wanted, asked, found)
         for quantity in conditioning.quantities
@@ -84,16 +87,23 @@ def _conditioned(
 ) -> Conditioned:
     name = quantity.name
     if name == PHASE:
-        return _phases(setting, fits, quantity)
+        return _phases(setting, parts, fits, quantity)
     if name in found:
         requested = wanted[name].to_numpy(float)
         return rank_agreement(name, requested, found[name].to_numpy(float), how="measured")
     return _read(quantity, parts, wanted, asked)
 
 
-def _metrics(setting: Setting, weights: Values) -> pd.DataFrame:
+def _common_noise(members: Population, count: int) -> Noise:
+    """Label noise of networks that were not asked for any: that of the members where all have the
+    same, else none."""
+    found = members.table["data.label_noise"].unique()
+    return np.full(count, found[0] if len(found) == 1 else 0, np.float32)
+
+
+def _metrics(setting: Setting, weights: Values, noise: Noise) -> pd.DataFrame:
     """Metrics of single networks, as a zoo would store them."""
-    measured = _measure(setting, weights, SINGLE, np.zeros((0, 2), int))
+    measured = _measure(setting, weights, noise, SINGLE, np.zeros((0, 2), int))
     columns = {
         name: values[:, -1]
         for name, values in measured.arrays.items()
@@ -103,8 +113,9 @@ def _metrics(setting: Setting, weights: Values) -> pd.DataFrame:
 
 
 def _measure(
-    setting: Setting, weights: Values, groups: tuple[str, ...], pairs: np.ndarray
+    setting: Setting, weights: Values, noise: Noise, groups: tuple[str, ...], pairs: np.ndarray
 ) -> Measurement:
+    """Metrics of training on the labels that members with this noise saw."""
     config = setting.run.zoo_config
     landscape = LandscapeConfig.model_validate(
         {**config.landscape.model_dump(mode="json"), "metrics": groups}
@@ -116,13 +127,13 @@ def _measure(
         landscape=landscape,
         weights=np.asarray(weights)[:, None],
         pairs=pairs,
-        label_noise=np.zeros(len(weights), np.float32),
+        label_noise=np.nan_to_num(noise),
         member_words=np.stack([identity_words(f"sample {n}") for n in range(len(weights))]),
     )
 
 
 # ------------------------------------------------------------------------------------------ phases
-def _phases(setting: Setting, fits: Fits, quantity: Quantity) -> Conditioned:
+def _phases(setting: Setting, parts: Parted, fits: Fits, quantity: Quantity) -> Conditioned:
     """Cells of networks that were asked for one phase, labelled by the thresholds of the zoo."""
     classes = [name for name in quantity.classes if name in phases.PHASES]
     requested = [name for name in classes for _ in range(CELLS)]
@@ -133,7 +144,8 @@ def _phases(setting: Setting, fits: Fits, quantity: Quantity) -> Conditioned:
     cells = [str(number // CELL_SIZE) for number in range(len(weights))]
     pairs = seed_pairs(cells, CELL_PAIRS)
     groups = ("performance", "connectivity", "similarity")
-    found = _measure(setting, weights, groups, pairs).arrays
+    noise = _common_noise(parts.train, len(weights))
+    found = _measure(setting, weights, noise, groups, pairs).arrays
     by_cell = len(requested), -1
     accuracy = found["train_accuracy"][:, -1].reshape(by_cell)
     labels = phases.label(

@@ -20,7 +20,7 @@ from zoogen.evaluate.generation.cost import Cost, training_seconds
 from zoogen.evaluate.generation.evaluator import Evaluator, exam_of
 from zoogen.evaluate.generation.fits import Fits, Values, generators_of
 from zoogen.evaluate.generation.measured import Setting, conditions_of, landscape_of
-from zoogen.evaluate.generation.novelty import Curve
+from zoogen.evaluate.generation.novelty import Curve, Point
 from zoogen.evaluate.generation.protocol import Beside, evaluate_samples, judge, scale_point
 from zoogen.evaluate.generation.report import Report, Scaled
 from zoogen.evaluate.generation.starts import Start, compare_starts
@@ -84,10 +84,17 @@ class Ground:
         """Of training members with noise."""
         return self.evaluator.noise_curve()
 
+    @property
+    def members(self) -> Point:
+        """Training members themselves: noise of none, and averages of one."""
+        return next(
+            replace(point, setting="1") for point in self.noise.points if point.setting == "0"
+        )
+
     @cached_property
     def curves(self) -> tuple[Curve, ...]:
         """Of all other baselines."""
-        return tuple(_curves(self.evaluator, self.run, self.parts))
+        return tuple(_curves(self.evaluator, self.run, self.parts, self.members))
 
 
 def evaluate_run(
@@ -136,10 +143,15 @@ def evaluate_runs(
     Raises:
         ConflictError: if a run was fitted on another population.
         ConfigError: if there are fewer samples than seeds, two runs are the same fit, runs have
-            different held-out members, or another data set has other images or classes.
+            different held-out members, an option is none of sampling, or another data set has
+            other images or classes.
         DataUnavailableError: if the data set can't be had.
     """
     generators = generators_of(runs, options)
+    for run in runs:
+        run.sampling(options)
+        for other in others:
+            run.told(other)
     most = max([seeds, *(len(fits.runs) for points in generators for fits in points)])
     if not 1 <= seeds <= most <= samples:
         raise ConfigError(
@@ -235,7 +247,8 @@ def _scaled(fits: Fits, ground: Ground, samples: int, seeds: int) -> Scaled:
 
 
 # -------------------------------------------------------------------------------------- baselines
-def _curves(evaluator: Evaluator, run: Run, parts: Parted) -> Iterator[Curve]:
+def _curves(evaluator: Evaluator, run: Run, parts: Parted, members: Point) -> Iterator[Curve]:
+    """Those of averages begin with the members, so that a gain over them is defined for copies."""
     told = [
         Fittable(part, np.zeros((len(part), 0), np.float32))
         for part in (parts.train, parts.validation)
@@ -243,8 +256,8 @@ def _curves(evaluator: Evaluator, run: Run, parts: Parted) -> Iterator[Curve]:
     request = Request(0, CURVE_COUNT, np.zeros((CURVE_COUNT, 0), np.float32))
     for name, (kind, choices) in BASELINES.items():
         generator, settings = GENERATORS[kind], {}
-        members = round(generator.options.get("share", 1) * len(parts.train))
-        most = min(members, parts.train.network.spec.size)
+        kept = round(generator.options.get("share", 1) * len(parts.train))
+        most = min(kept, parts.train.network.spec.size)
         for choice in choices:
             varied = choice.get("members", choice.get("components"))
             if varied is not None and not varied < most:  # fewer members have fewer components
@@ -253,7 +266,8 @@ def _curves(evaluator: Evaluator, run: Run, parts: Parted) -> Iterator[Curve]:
             state = generator.fit(told[0], told[1], options, Effort())
             made = generator.sample(run.source, state, options, request)
             settings[str(varied or 0)] = made
-        yield evaluator.curve(name, settings)
+        found = evaluator.curve(name, settings)
+        yield replace(found, points=(members, *found.points)) if kind == "average" else found
 
 
 def _starts(ground: Ground, dataset: Dataset, weights: Values) -> tuple[Start, ...]:

@@ -24,14 +24,14 @@ Wrong = Callable[[Weights], Bool[np.ndarray, "n b"]]
 
 @dataclass(frozen=True)
 class Start:
-    """Training from one kind of weights, at the learning rate that suits it best.
+    """Training from one kind of weights, after each time at the learning rate that suits it best.
 
     Attributes:
         name: what it starts from.
         data: name of the data set that it is trained on.
-        rate: the learning rate of highest accuracy, after the last epoch, on the test images that
-            choose it.
-        epochs: when the accuracy is taken.
+        rates: of each time, the learning rate of highest accuracy on the test images that choose
+            it: what is best after one epoch is not what is best after many.
+        epochs: the times at which the accuracy is taken.
         accuracy: mean accuracy of the networks at these times on the other test images; one that
             diverged counts 0.
         deviation: over networks.
@@ -39,7 +39,7 @@ class Start:
 
     name: str
     data: str
-    rate: float
+    rates: tuple[float, ...]
     epochs: tuple[int, ...]
     accuracy: tuple[float, ...]
     deviation: tuple[float, ...]
@@ -88,18 +88,27 @@ def compare_starts(
     trained = continue_training(recipe, data, people * len(every), weights, None, steps)
     right = ~wrong(trained.reshape(-1, recipe.net.spec.size))
     right = right.reshape(len(every), len(rates), count, len(epochs), -1)
-    chosen = right[..., -1, ::2].mean(axis=(2, 3)).argmax(axis=1)
     return tuple(
-        _start(name, dataset.name, float(rates[rate]), epochs, found[rate, ..., 1::2].mean(axis=-1))
-        for name, rate, found in zip(every, chosen, right, strict=True)
+        _start(name, dataset.name, found, rates, epochs)
+        for name, found in zip(every, right, strict=True)
     )
 
 
-def _start(name: str, data: str, rate: float, epochs: Sequence[int], accuracy: np.ndarray) -> Start:
+def _start(
+    name: str,
+    data: str,
+    right: Bool[np.ndarray, "rates n epochs images"],
+    rates: Sequence[float],
+    epochs: Sequence[int],
+) -> Start:
+    """Even images choose a rate for each time, odd ones are reported."""
+    chosen = right[..., ::2].mean(axis=(1, 3)).argmax(axis=0)
+    accuracy = right[chosen, :, np.arange(len(epochs)), 1::2].mean(axis=-1)
     means, deviations = (
-        tuple(map(float, v)) for v in (accuracy.mean(axis=0), accuracy.std(axis=0))
+        tuple(map(float, v)) for v in (accuracy.mean(axis=1), accuracy.std(axis=1))
     )
-    return Start(name, data, rate, tuple(map(int, epochs)), means, deviations)
+    best = tuple(float(rates[rate]) for rate in chosen)
+    return Start(name, data, best, tuple(map(int, epochs)), means, deviations)
 
 
 def _constant(config: Config, epochs: int) -> Config:

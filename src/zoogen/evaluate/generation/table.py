@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from zoogen.evaluate.generation.conditioning import Conditioned
 from zoogen.evaluate.generation.report import Report, Spread, over_seeds
+from zoogen.evaluate.generation.starts import Start
 
 Row = Callable[[Report], str]
 Rows = dict[str, tuple[str, Row | None, Row]]
@@ -255,17 +256,23 @@ def _costs(reports: Sequence[Report]) -> list[str]:
     starts = [(r.name, s) for r in reports for s in r.starts]
     if starts:
         epochs = starts[0][1].epochs
-        head = ["from", "data", "rate", *[f"{e} epochs" for e in epochs]]
+        head = ["from", "data", *[f"{e} epochs" for e in epochs]]
         lines = [head, ["---"] * len(head)]
         lines += [
-            [f"{name}: {start.name}", start.data, f"{start.rate:g}", *map(percent, start.accuracy)]
-            for name, start in starts
+            [f"{name}: {start.name}", start.data, *_after_training(start)] for name, start in starts
         ]
-        tables.append("Accuracy % after training\n\n" + _markdown(lines))
+        tables.append("Accuracy % after training (best learning rate)\n\n" + _markdown(lines))
     rows = cost_rows(reports)
     if len(rows) > 1:
         tables.append("Cost\n\n" + _markdown([rows[0], ["---"] * len(rows[0]), *rows[1:]]))
     return tables
+
+
+def _after_training(start: Start) -> list[str]:
+    return [
+        f"{percent(accuracy)} ({rate:g})" if epoch else percent(accuracy)
+        for epoch, accuracy, rate in zip(start.epochs, start.accuracy, start.rates, strict=True)
+    ]
 
 
 def cost_rows(reports: Sequence[Report]) -> list[list[str]]:

@@ -573,6 +573,16 @@ def test_an_interrupted_fit_ends_with_the_same_state(
         np.testing.assert_array_equal(one, other)
 
 
+def test_a_refused_fit_does_not_block_a_better_one(zoo: Zoo, tmp_path: Path) -> None:
+    bad = config("pca-gaussian", options={"components": 10**6})
+    with pytest.raises(ConfigError, match="options.components: found 1000000"):
+        train_generator(bad, zoo, tmp_path / "run")
+    with pytest.raises(NotFoundError):
+        open_run(tmp_path / "run")
+    train_generator(config("pca-gaussian"), zoo, tmp_path / "run")
+    open_run(tmp_path / "run")
+
+
 def test_damaged_and_half_written_runs_are_told_apart(zoo: Zoo, tmp_path: Path) -> None:
     train_generator(config("gaussian"), zoo, tmp_path / "run")
     half = Path(shutil.copytree(tmp_path / "run", tmp_path / "half"))

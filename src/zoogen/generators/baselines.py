@@ -140,8 +140,9 @@ def principal(values: Values, components: int) -> Principal:
     """
     if not 1 <= components < min(values.shape):
         raise ConfigError(
-            f"components: found {components}, expected 1 to {min(values.shape) - 1}, fewer than "
-            f"members ({len(values)}) and parameters ({values.shape[1]})"
+            f"options.components: found {components}, expected 1 to {min(values.shape) - 1}, fewer "
+            f"than the members that count ({len(values)}, of kde a `share`) and their parameters "
+            f"({values.shape[1]})"
         )
     from sklearn.utils.extmath import randomized_svd
 

@@ -216,7 +216,12 @@ def train_generator(
                 for part in (parts.train, parts.validation)
             )
             options = _options(config)
-            state = generator.fit(train, validation, options, effort)
+            try:
+                state = generator.fit(train, validation, options, effort)
+            except ConfigError:
+                if not (root / CHECKPOINT).exists():  # refused: nothing that blocks a better config
+                    (root / RUN).unlink()
+                raise
             if generator.conditional:
                 state = {**state, "conditions": train.conditions}
             data = _packed(state)

@@ -575,7 +575,7 @@ def test_an_interrupted_fit_ends_with_the_same_state(
 
 def test_a_refused_fit_does_not_block_a_better_one(zoo: Zoo, tmp_path: Path) -> None:
     bad = config("pca-gaussian", options={"components": 10**6})
-    with pytest.raises(ConfigError, match="options.components: found 1000000"):
+    with pytest.raises(ConfigError, match=r"options\.components: found 1000000"):
         train_generator(bad, zoo, tmp_path / "run")
     with pytest.raises(NotFoundError):
         open_run(tmp_path / "run")

@@ -697,7 +697,7 @@ MISTAKES = {
     "no region": ({}, {"by": "region", "region": "network.width +"}, {}, "is no query over cells"),
     "no condition": ({}, {"by": "region", "region": "network.width"}, {}, "is no condition"),
     "all held out": ({}, {"by": "region", "region": "network.width > 0"}, {}, "train has no sampl"),
-    "no such reader": ({}, {}, {"readers": ["orakle"]}, "found 'orakle' (did you mean 'oracle'?); allowed"),
+    "no such reader": ({}, {}, {"readers": ["orakle"]}, "'orakle' (did you mean 'oracle'?)"),
     "no images": ({"target": "dilate"}, {}, {}, "'dilate', which needs members that encode an ima"),
     "no digits": ({"target": "label"}, {}, {}, "'label', which needs members that encode an image"),
     "mixed": ({}, {}, {"readers": ["flat"]}, "23 parameters and cohort"),

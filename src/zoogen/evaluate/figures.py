@@ -106,14 +106,19 @@ def _predictions(axes: Axes, board: Board, standing: Standing, samples: pd.DataF
 
 
 def _scatter(axes: Axes, truth: np.ndarray, guess: np.ndarray, words: str) -> None:
+    """Both axes as long as the truth, in all panels; what is predicted beyond lies on the edge."""
     low, high = np.nanmin(truth), np.nanmax(truth)
-    margin = 0.08 * (high - low)
+    margin = 0.12 * ((high - low) or 1.0)
+    ends = low - margin, high + margin
     axes.plot([low, high], [low, high], color=GREY, linewidth=0.6)
-    axes.plot(truth, guess, "o", markersize=2.2, alpha=0.6, markeredgewidth=0)
-    axes.set_xlim(low - margin, high + margin)
-    bottom, top = min(low, np.nanmin(guess)), max(high, np.nanmax(guess))
-    # A prediction far away would squeeze all others.
-    axes.set_ylim(max(bottom, low - (high - low)) - margin, min(top, high + (high - low)) + margin)
+    axes.plot(
+        truth, np.clip(guess, *ends), "o", markersize=2.2, alpha=0.6, markeredgewidth=0,
+        clip_on=False,
+    )  # fmt: skip
+    axes.set_xlim(*ends)
+    axes.set_ylim(*ends)
+    axes.set_yticks(axes.get_xticks())
+    axes.set_ylim(*ends)
     axes.set_xlabel(f"true {words}", size=7, labelpad=1)
     axes.set_ylabel("predicted", size=7, labelpad=3)
 

@@ -21,8 +21,9 @@ from zoogen.train.resume import Checkpoint
 
 State = dict[str, Any]
 
-# Where tensorstore fails, tasks that orbax left behind find their event loop closed.
-orbax_fails = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+# Where tensorstore fails, tasks that orbax left behind find their event loop closed, some of them
+# while the next test is at work.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 def a_state(seed: int) -> State:
@@ -117,7 +118,6 @@ DAMAGES = {
 }
 
 
-@orbax_fails
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_a_damaged_checkpoint_is_discarded(
     directory: Path,
@@ -170,7 +170,6 @@ def full_disk() -> Iterator[None]:
     signal.signal(signal.SIGXFSZ, handler)
 
 
-@orbax_fails
 @pytest.mark.usefixtures("full_disk")
 def test_a_full_disk_is_one_clear_line(directory: Path, capfd: pytest.CaptureFixture) -> None:
     with pytest.raises(StorageError, match=r"step 9 can't be written \(File too large\)") as caught:

@@ -3,9 +3,9 @@
 Directions in which weights may move and the function stays count little, those in which it changes
 count much. At weights ``w`` an error ``e`` is as long as the first-order change ``J e`` of what the
 network says of some inputs, relative to the change that noise of unit scale makes there. That is a
-square form which depends on ``w`` and that noise alone: if ``w`` is a model's own guess, held fixed,
-and the noise tells nothing of the target, the mean over data is least at the same prediction as
-without it, so that a fit is steered, not biased.
+square form which depends on ``w`` and that noise alone: if ``w`` is a model's own guess, held
+fixed, and the noise tells nothing of the target, the mean over data is least at the same prediction
+as without it, so that a fit is steered, not biased.
 """
 
 from __future__ import annotations

@@ -38,6 +38,10 @@ Overrides = Annotated[
     list[str],
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a value of the config."),
 ]
+OfSampling = Annotated[
+    list[str],
+    typer.Option("--set", metavar="OPTION=VALUE", help="Of sampling, as method=sde; repeatable."),
+]
 Size = Annotated[
     str | None,
     typer.Option("--size", help="tiny, small or full: an entry of the config's [sizes]."),
@@ -309,12 +313,7 @@ def sample(
         list[str],
         typer.Option("--condition", metavar="NAME=VALUE", help="As in phase=IV-B; repeatable."),
     ] = [],
-    set_: Annotated[
-        list[str],
-        typer.Option(
-            "--set", metavar="OPTION=VALUE", help="Of sampling, as method=sde; repeatable."
-        ),
-    ] = [],
+    set_: OfSampling = [],
     seed: Annotated[int, typer.Option(min=0, help="Of all noise.")] = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -347,12 +346,7 @@ def evaluate_generator(
             metavar="CONFIG", help="Also train samples on the [data] of this TOML file; repeatable."
         ),
     ] = [],
-    set_: Annotated[
-        list[str],
-        typer.Option(
-            "--set", metavar="OPTION=VALUE", help="Of sampling, as method=sde; repeatable."
-        ),
-    ] = [],
+    set_: OfSampling = [],
     as_json: AsJson = False,
 ) -> None:
     """Judge unselected samples: copies, diversity, yield, gains, starts, cost; page and table.

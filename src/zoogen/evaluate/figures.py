@@ -82,7 +82,7 @@ def leaderboard_figure(board: Board) -> Figure:
 def _head(figure: Figure, board: Board) -> None:
     task, config = board.run.facts["task"], board.run.config
     sides = ", ".join(f"{count:,} {side}" for side, count in task["sides"].items())
-    unit = "image" if board.run.facts["task"]["level"] == "image" else config.split.by
+    unit = "image" if task["level"] == "image" else config.split.by
     by = f"region {config.split.region}" if config.split.region else f"by {unit}"
     title = f"{config.name}: {task['target']} on {board.run.facts['zoo']['name']}"
     head_line(figure, title, [f"split {by}", sides, "test samples, best trial, seed 0"])
@@ -116,9 +116,8 @@ def _scatter(axes: Axes, truth: np.ndarray, guess: np.ndarray, words: str) -> No
         clip_on=False,
     )  # fmt: skip
     axes.set_xlim(*ends)
-    axes.set_ylim(*ends)
     axes.set_yticks(axes.get_xticks())
-    axes.set_ylim(*ends)
+    axes.set_ylim(*ends)  # last, since ticks beyond them move them
     axes.set_xlabel(f"true {words}", size=7, labelpad=1)
     axes.set_ylabel("predicted", size=7, labelpad=3)
 

@@ -19,7 +19,7 @@ from zoogen.evaluate.generation.files import render
 from zoogen.evaluate.generation.novelty import Curve, Gain, Point, gain_at_equal_novelty
 from zoogen.evaluate.generation.protocol import Beside, evaluate_samples
 from zoogen.evaluate.generation.report import Report, from_json, to_json
-from zoogen.evaluate.generation.runs import evaluate_run, evaluate_runs
+from zoogen.evaluate.generation.runs import evaluate_runs
 from zoogen.evaluate.generation.starts import Start, compare_starts
 from zoogen.evaluate.generation.views import Exam
 from zoogen.generators.parts import Parts, Shares, split_runs
@@ -41,7 +41,6 @@ __all__ = [
     "Start",
     "class_agreement",
     "compare_starts",
-    "evaluate_run",
     "evaluate_runs",
     "evaluate_samples",
     "exam_of",

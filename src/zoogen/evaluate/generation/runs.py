@@ -97,20 +97,6 @@ class Ground:
         return tuple(_curves(self.evaluator, self.run, self.parts, self.members))
 
 
-def evaluate_run(
-    run: Run,
-    zoo: Zoo,
-    samples: int = 501,
-    seeds: int = 3,
-    reporter: Reporter = silent,
-    others: Sequence[Dataset] = (),
-    options: Mapping[str, Any] = MappingProxyType({}),
-) -> Report:
-    """Judge one run; see :func:`evaluate_runs`."""
-    (report,) = evaluate_runs([run], zoo, samples, seeds, reporter, others, options)
-    return report
-
-
 def evaluate_runs(
     runs: Sequence[Run],
     zoo: Zoo,

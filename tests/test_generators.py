@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 
 from zoogen import factory, store
+from zoogen.config import NetworkConfig
 from zoogen.data import Dataset
 from zoogen.errors import ConfigError, ConflictError, CorruptZooError, NotFoundError
 from zoogen.evaluate.generation import evaluate_runs
@@ -52,6 +53,7 @@ from zoogen.generators.flow import (
 from zoogen.generators.learned import _matched
 from zoogen.generators.units import unit_field
 from zoogen.generators.velocity import equivariant_field, token_field, vector_field
+from zoogen.networks import build_network
 from zoogen.params import Axis, ParamSpec
 from zoogen.population import over_members
 from zoogen.symmetry import Element, apply, random_element
@@ -219,22 +221,26 @@ FIELDS: dict[str, Callable] = {
 
 @pytest.mark.parametrize(("dtype", "bound"), [(np.float32, 2e-6), (np.float64, 1e-13)])
 @pytest.mark.parametrize("spec", [SPEC, CONVOLUTION], ids=["perceptron", "convolution"])
+@pytest.mark.parametrize("reads", [1, 2])
 @pytest.mark.parametrize("kind", FIELDS)
 def test_fields_over_weights_commute_with_permutations(
-    kind: str, spec: ParamSpec, dtype: type, bound: float
+    kind: str, reads: int, spec: ParamSpec, dtype: type, bound: float
 ) -> None:
     with jax.enable_x64(dtype == np.float64):
-        field = FIELDS[kind](spec, 2)
+        field = FIELDS[kind](spec, 2, reads=reads)
         params = field.init(jax.random.key(0))
         keys = iter(jax.random.split(jax.random.key(1), 100))
         params = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(next(keys), x.shape), params)
         rng = np.random.default_rng(0)
-        x = rng.standard_normal((20, spec.size)).astype(dtype)
-        condition = rng.standard_normal((20, condition_size(2))).astype(dtype)
+        numbers = [rng.standard_normal((20, spec.size)).astype(dtype) for _ in range(reads)]
+        condition = rng.standard_normal((20, condition_size(2, reads))).astype(dtype)
         element = Element(random_element(spec, 3, (20,)).permutations, {})
-        run = jax.jit(field.apply)
-        moved_after = apply(spec, element, np.asarray(run(params, x, condition)))
-        moved_before = np.asarray(run(params, apply(spec, element, x), condition))
+
+        def run(*read: np.ndarray) -> np.ndarray:
+            return np.asarray(jax.jit(field.apply)(params, np.stack(read, axis=-1), condition))
+
+        moved_after = apply(spec, element, run(*numbers))
+        moved_before = run(*(apply(spec, element, x) for x in numbers))
         assert np.abs(moved_after).max() > 0.1
         assert np.abs(moved_after - moved_before).max() < bound * np.abs(moved_after).max() * 4
 
@@ -245,16 +251,18 @@ def test_the_weighed_loss_is_least_at_the_mean_of_what_may_be() -> None:
     from zoogen.generators.sight import Sight
 
     size, seen_size, rows = 40, 5, 4000
+    siren = build_network(
+        NetworkConfig(family="siren", width=2, activation="sin", init="siren"), (2, 1, 1), 1
+    )
+    spec = ParamSpec.build({"seen": (Axis(seen_size),), "unseen": (Axis(size - seen_size),)})
+    network = replace(siren, spec=spec, apply=lambda params, _: params["seen"][None])
+    sight = Sight(np.zeros((1, 2, 1, 1)), np.zeros(1, int), np.zeros(size), np.ones(size))
     values = np.random.default_rng(0).standard_normal((rows, size), np.float32)
     data = Data(values, np.zeros((rows, 0), np.float32))
 
-    def squared(_: jax.Array, error: jax.Array, noise: jax.Array, __: jax.Array) -> jax.Array:
-        change, unit = (jnp.square(x[:, :seen_size]).mean(axis=1) for x in (error, noise))
-        return change / unit
-
     drawn = _draws(independent, 1, None, data, rows, 1, [0])
     one = jax.tree.map(lambda leaf: leaf[0], drawn._replace(time=np.full((1, rows), 0.5)))
-    seen = Seen(Sight(1, squared), 1e3)  # of directions that are seen nothing else counts
+    seen = Seen(network, sight, weight=1e3)  # of directions that are seen nothing else counts
 
     def loss(slope: jax.Array) -> jax.Array:
         field = Field(lambda _: slope, lambda params, x, _: params * x)
@@ -600,9 +608,9 @@ def test_damaged_and_half_written_runs_are_told_apart(zoo: Zoo, tmp_path: Path) 
 
 
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
-    "cut": (lambda run: (run / "run.json").write_text('{"format": 2, '), "no JSON"),
+    "cut": (lambda run: (run / "run.json").write_text('{"format": 3, '), "no JSON"),
     "no table": (lambda run: (run / "run.json").write_text("[1]"), "no table"),
-    "no fact": (lambda run: (run / "run.json").write_text('{"format": 2}'), "'run' is missing"),
+    "no fact": (lambda run: (run / "run.json").write_text('{"format": 3}'), "'run' is missing"),
     "no state": (lambda run: (run / "state.npz").unlink(), "remove .* and fit again"),
     "cut state": (lambda run: (run / "state.npz").write_bytes(b"PK"), "checksum"),
 }

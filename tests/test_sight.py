@@ -13,7 +13,7 @@ import pytest
 from zoogen.config import Config
 from zoogen.data import load, normalise
 from zoogen.generators import Source
-from zoogen.generators.sight import AT_ONCE, Sight, sight_of
+from zoogen.generators.sight import AT_ONCE, Sight, gradients, sight_of, squared
 from zoogen.models import Standard
 from zoogen.networks import Network, build_network
 
@@ -30,11 +30,16 @@ class Case(NamedTuple):
     sight: Sight
     network: Network
     images: np.ndarray
+    labels: np.ndarray
     weights: jax.Array
     noise: jax.Array
 
     def squared(self, error: jax.Array) -> jax.Array:
-        return self.sight.squared(self.weights, error, self.noise, jnp.arange(AT_ONCE))
+        return self.squared_at(self.weights, error)
+
+    def squared_at(self, weights: jax.Array, error: jax.Array) -> jax.Array:
+        rows = jnp.arange(AT_ONCE)
+        return squared(self.network, self.sight, weights, error, self.noise, rows)
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -55,7 +60,12 @@ def case(request: pytest.FixtureRequest) -> Case:
         network.spec.flatten(network.init(jax.random.key(seed), 1.0)) / SCALE for seed in range(3)
     ])  # fmt: skip
     return Case(
-        sight, network, images, weights, jax.random.normal(jax.random.key(9), weights.shape)
+        sight,
+        network,
+        images,
+        dataset.train.labels,
+        weights,
+        jax.random.normal(jax.random.key(9), weights.shape),
     )
 
 
@@ -83,13 +93,32 @@ def test_errors_are_as_long_as_the_change_that_they_make(case: Case) -> None:
     np.testing.assert_allclose(case.squared(error), expected, rtol=0.05)
 
 
+def test_gradients_are_those_of_the_loss_of_the_images(case: Case) -> None:
+    if case.network.config.fits_image:
+        pytest.skip("each fits an image of its own")
+    rows, step = jnp.arange(AT_ONCE - 1), 2e-3
+
+    def loss(weights: jax.Array) -> jax.Array:
+        values = case.network.spec.unflatten(SCALE * weights)
+        said = jax.nn.log_softmax(case.network.apply(values, case.images[:-1]))
+        return -said[rows, case.labels[:-1]].mean()
+
+    found, facts = gradients(case.network, case.sight, case.weights, rows)
+    np.testing.assert_allclose(jnp.square(found).mean(axis=1), 1, rtol=1e-4)
+    lengths, losses = jnp.exp(facts).T
+    np.testing.assert_allclose(losses, jax.vmap(loss)(case.weights), rtol=1e-4)
+    for direction in jax.random.normal(jax.random.key(4), (3, *case.weights.shape)):
+        ahead, behind = (jax.vmap(loss)(case.weights + sign * step * direction) for sign in (1, -1))
+        slope = jnp.sum(found * direction, axis=1) * lengths / found.shape[1] ** 0.5
+        np.testing.assert_allclose(slope, (ahead - behind) / (2 * step), rtol=0.05, atol=2e-3)
+
+
 def test_a_fit_is_steered_and_not_biased(case: Case) -> None:
     """Of two data that one prediction must serve, their mean is best, seen or not."""
     apart = jax.random.normal(jax.random.key(3), case.weights.shape)
 
     def loss(guess: jax.Array, data: list[jax.Array]) -> jax.Array:
-        rows = jnp.arange(AT_ONCE)
-        return sum(case.sight.squared(guess, guess - x, case.noise, rows).sum() for x in data)
+        return sum(case.squared_at(guess, guess - x).sum() for x in data)
 
     data = [case.weights - apart, case.weights + apart]
     at_mean = jnp.linalg.norm(jax.grad(loss)(case.weights, data))

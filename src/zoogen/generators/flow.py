@@ -26,11 +26,13 @@ from zoogen.generators.batches import in_batches
 from zoogen.generators.conditions import forgotten
 from zoogen.generators.fitting import Fitted, Objective, fit
 from zoogen.generators.generator import Effort
-from zoogen.generators.sight import AT_ONCE, Sight
+from zoogen.generators.sight import AT_ONCE, FACTS, Sight, gradients, squared
+from zoogen.networks import Network
 
 Tree = Any
 
 FREQUENCIES = 16
+GRADIENTS = 256  # training images of a step on which gradients are taken
 
 
 class Field(NamedTuple):
@@ -38,7 +40,8 @@ class Field(NamedTuple):
 
     Attributes:
         init: ``key → params``.
-        apply: ``(params, x_t [b d], condition [b e + 2 · FREQUENCIES]) → F [b d]``.
+        apply: ``(params, x_t [b d], condition [b condition]) → F [b d]``; one that reads gradients
+            is given ``[b d 2]``: both, entry by entry. See :func:`condition_size`.
         matrices: ``params → tree of booleans``: which are matrices that Muon moves; ``None``: Adam
             moves all.
     """
@@ -69,24 +72,47 @@ def independent(noise: Float32[np.ndarray, "b d"], _data: Any) -> Float32[np.nda
     return noise
 
 
-def condition_size(size: int) -> int:
-    """Length of what a field reads beside ``x_t``: conditions of this length, and the time."""
-    return size + 2 * FREQUENCIES
+def condition_size(size: int, reads: int = 1) -> int:
+    """Length of what a field is told: conditions of this length, the time, facts of gradients."""
+    return size + 2 * FREQUENCIES + (reads - 1) * FACTS
+
+
+class Seen(NamedTuple):
+    """What the networks see whose weights the data are.
+
+    Attributes:
+        network: that all are.
+        sight: what they look at.
+        gradients: whether the field reads gradients of their loss.
+        weight: of the second part of the loss: errors as these networks see them. It grows with
+            time, as guesses turn into networks.
+    """
+
+    network: Network
+    sight: Sight
+    gradients: bool = False
+    weight: float = 0.0
+
+
+def _answer(
+    field: Field,
+    look: Callable[[Array], tuple[Array, Array]] | None,
+    params: Tree,
+    x: Float[Array, "b d"],
+    conditions: Float[Array, "b e"],
+    time: Float[Array, " b"],
+) -> Float[Array, "b d"]:
+    """``F``; one that reads gradients is given those at the best linear guess of the data."""
+    told = with_time(conditions, time)
+    if look is None:
+        return field.apply(params, x, told)
+    t = time[:, None]
+    gradient, facts = look(t / (t**2 + (1 - t) ** 2) * x)
+    read = jnp.stack([x, gradient], axis=-1)
+    return field.apply(params, read, jnp.concatenate([told, facts], axis=1))
 
 
 # ---------------------------------------------------------------------------------------- fit
-class Seen(NamedTuple):
-    """A second part of the loss: errors as the members' own functions see them.
-
-    Attributes:
-        sight: of the members.
-        weight: of this part; it grows with time, as guesses turn into networks.
-    """
-
-    sight: Sight
-    weight: float
-
-
 class _Draws(NamedTuple):
     """Everything random in some steps."""
 
@@ -114,8 +140,8 @@ def fit_field(
         validation: on the same scale; decides which look counts.
         effort: steps, batch size, learning rate, looks and seed.
         coupling: of noise and data.
-        seen: how errors are seen by networks whose weights the data are; by default they count as
-            they are.
+        seen: what the networks see whose weights the data are; by default errors count as they
+            are, and no gradients are read.
         sizes: entries that stand for each condition; one each by default.
 
     Raises:
@@ -131,7 +157,7 @@ def fit_field(
         name="flow",
         numbers=train.values.shape[1],
         init=field.init,
-        draw=partial(_draws, coupling, seen.sight.inputs if seen else 0, sizes),
+        draw=partial(_draws, coupling, len(seen.sight.inputs) if seen else 0, sizes),
         loss=partial(_loss, field, seen),
         judged=lambda draws: draws._replace(forget=np.zeros_like(draws.forget)),
         matrices=field.matrices,
@@ -158,7 +184,8 @@ def _draws(
     parts = rng.permuted(np.tile(np.arange(batch), (steps, 1)), axis=1)
     time = expit(ndtri((parts + rng.uniform(1e-6, 1 - 1e-6, parts.shape)) / batch))
     forget = forgotten(rng, sizes or [1] * entries, (steps, batch))
-    looked = rng.integers(inputs, size=(steps, AT_ONCE)) if inputs else np.zeros((steps, 0), int)
+    count = AT_ONCE + GRADIENTS if inputs else 0
+    looked = rng.integers(max(1, inputs), size=(steps, count))
     return _Draws(rows, flat.reshape(noise.shape), time.astype(np.float32), forget, looked)
 
 
@@ -170,15 +197,19 @@ def _loss(
     conditions = jnp.where(drawn.forget, 0, data.conditions[drawn.rows])
     x, square = (1 - t) * drawn.noise + t * x1, t**2 + (1 - t) ** 2
     target = jnp.sqrt(square) * (x1 - drawn.noise - (2 * t - 1) / square * x)
-    found = field.apply(params, x, with_time(conditions, drawn.time))
+    look = None
+    if seen is not None and seen.gradients:
+        look = partial(gradients, seen.network, seen.sight, rows=drawn.inputs[AT_ONCE:])
+    found = _answer(field, look, params, x, conditions, drawn.time)
     loss = jnp.square(found - target).mean()
-    if seen is None:
+    if seen is None or not seen.weight:
         return loss
     guess = (t * x + (1 - t) * jnp.sqrt(square) * found) / square
     # Noise of another row: a row's own tells of its target, and would bias the prediction.
     unit = jnp.roll(drawn.noise, 1, axis=0)
-    squared = seen.sight.squared(guess, found - target, unit, drawn.inputs)
-    return loss + seen.weight * (drawn.time * squared).mean()
+    rows = drawn.inputs[:AT_ONCE]
+    as_seen = squared(seen.network, seen.sight, guess, found - target, unit, rows)
+    return loss + seen.weight * (drawn.time * as_seen).mean()
 
 
 def with_time(
@@ -231,6 +262,7 @@ def integrate(
     path: Path,
     seed: int = 0,
     batch: int = 64,
+    seen: Seen | None = None,
 ) -> Float32[np.ndarray, "n d"]:
     """Carry noise to data.
 
@@ -242,6 +274,7 @@ def integrate(
         path: steps, method, guidance and noise on the way.
         seed: of the noise on the way.
         batch: rows that run side by side; with more of them features leave a CPU's cache.
+        seen: what the networks see, if the field reads gradients: those of all inputs.
 
     Raises:
         ConfigError: for an unknown method or no steps.
@@ -251,26 +284,32 @@ def integrate(
         Vanden-Eijnden, Stochastic interpolants, 2023 (noise on the way).
     """
     refuse_unknown_path(path)
+    eyes = (seen.network, seen.sight) if seen is not None and seen.gradients else (None, None)
 
     def run(number: int, noise: np.ndarray, conditions: np.ndarray) -> Array:
         key = jax.random.fold_in(jax.random.key(seed), number)
-        carried: Array = _carried(field, path, params, noise, conditions, key)
+        carried: Array = _carried(field, path, eyes[0], eyes[1], params, noise, conditions, key)
         return carried
 
     found: np.ndarray = in_batches(run, (noise, conditions), batch)
     return found
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@partial(jax.jit, static_argnums=(0, 1, 2))
 def _carried(
     field: Field,
     path: Path,
+    network: Network | None,
+    sight: Sight | None,
     params: Tree,
     noise: Float[Array, "b d"],
     conditions: Float[Array, "b e"],
     key: Array,
 ) -> Float[Array, "b d"]:
-    velocity = partial(_velocity, field, path.guidance, params, conditions)
+    look = None
+    if network is not None and sight is not None:
+        look = partial(gradients, network, sight, rows=jnp.arange(len(sight.inputs)))
+    velocity = partial(_velocity, field, look, path.guidance, params, conditions)
     methods: dict[str, Callable[..., Array]] = {
         "heun": _heun, "rk4": _rk4, "sde": partial(_sde, path.noise),
     }  # fmt: skip
@@ -286,6 +325,7 @@ def _carried(
 
 def _velocity(
     field: Field,
+    look: Callable[[Array], tuple[Array, Array]] | None,
     guidance: float,
     params: Tree,
     conditions: Float[Array, "b e"],
@@ -295,7 +335,7 @@ def _velocity(
     time = jnp.full(len(x), t)
 
     def guess(asked: Array) -> Array:
-        return field.apply(params, x, with_time(asked, time))
+        return _answer(field, look, params, x, asked, time)
 
     found = guess(conditions)
     if guidance != 1 and conditions.shape[1]:

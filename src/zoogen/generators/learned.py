@@ -30,6 +30,8 @@ from zoogen.models import Standard, fit_standard, standardise
 from zoogen.params import ParamSpec
 from zoogen.symmetry import align_members, apply, weight_matching
 
+SIZES = "channels", "depth", "heads", "rank"  # options of a field over weights
+
 
 # --------------------------------------------------------------------------------- components
 def fit_pca_flow(train: Fittable, validation: Fittable, options: Options, effort: Effort) -> State:
@@ -94,8 +96,8 @@ def fit_flow(train: Fittable, validation: Fittable, options: Options, effort: Ef
     coupling = _coupling(spec, options["coupling"])
     _refuse_sizes(options)
     refuse_unknown_path(_path(options))
-    field = _weight_field(spec, train.conditions.shape[1], options)
-    seen = _seen(train.source, standard, options["function_weight"])
+    seen = _seen(train.source, standard, options)
+    field = _weight_field(spec, train.conditions.shape[1], options, seen)
     fitted = fit_field(field, fitted_on, held, effort, coupling, seen, train.sizes)
     return {
         **standard._asdict(),
@@ -104,11 +106,20 @@ def fit_flow(train: Fittable, validation: Fittable, options: Options, effort: Ef
     }
 
 
-def _seen(source: Source | None, standard: Standard, weight: float) -> Seen | None:
-    """Without a source, errors count as they are."""
+def _seen(source: Source | None, standard: Standard, options: Options) -> Seen | None:
+    """What members see; those that fit one image each have no images in common to learn from."""
+    weight = options["function_weight"]
     if weight < 0:
         raise ConfigError(f"options.function_weight: found {weight:g}, expected at least 0")
-    return Seen(sight_of(source, standard), weight) if weight and source is not None else None
+    if not (weight or options["gradients"]):
+        return None
+    if source is None:
+        raise ConfigError(
+            "flow: options gradients and function_weight look at what members were trained on, "
+            "found members without a source; set them to false and 0"
+        )
+    gradients = options["gradients"] and not source.network.config.fits_image
+    return Seen(source.network, sight_of(source, standard), gradients, weight)
 
 
 def _coupling(spec: ParamSpec, name: str) -> Coupling:
@@ -139,28 +150,31 @@ def sample_flow(source: Source, state: State, options: Options, request: Request
     noise = np.random.default_rng(request.seed).standard_normal(
         (request.count, spec.size), np.float32
     )
-    field = _weight_field(spec, request.conditions.shape[1], options)
-    params = restored(field.init, state["params"])
-    found = integrate(field, params, noise, request.conditions, _path(options), request.seed)
     standard = Standard(state["mean"], state["deviation"])
+    seen = _seen(source, standard, options) if options["gradients"] else None
+    field = _weight_field(spec, request.conditions.shape[1], options, seen)
+    params = restored(field.init, state["params"])
+    found = integrate(
+        field, params, noise, request.conditions, _path(options), request.seed, seen=seen
+    )
     return found * standard.deviation + standard.mean
 
 
 def _refuse_sizes(options: Options) -> None:
-    for name in ("channels", "depth", "heads", "rank"):
+    for name in SIZES:
         if options[name] < 1:
             raise ConfigError(f"options.{name}: found {options[name]}, expected at least 1")
 
 
-def _weight_field(spec: ParamSpec, conditions: int, options: Options) -> Field:
-    sizes = options["channels"], options["depth"], options["rank"]
+def _weight_field(spec: ParamSpec, conditions: int, options: Options, seen: Seen | None) -> Field:
+    channels, depth, heads, rank = (options[name] for name in SIZES)
+    reads = 2 if seen is not None and seen.gradients else 1
     if options["field"] == "units":
-        channels, depth, rank = sizes
-        return _unit_field(spec, conditions, channels, depth, options["heads"], rank)
+        return _unit_field(spec, conditions, channels, depth, heads, rank, reads)
     if options["field"] == "layers":
-        return _equivariant_field(spec, conditions, *sizes)
+        return _equivariant_field(spec, conditions, channels, depth, rank, reads)
     if options["field"] == "tokens":
-        return _token_field(spec, conditions, *sizes[:2], options["heads"])
+        return _token_field(spec, conditions, channels, depth, heads, reads)
     raise ConfigError(
         f"options.field: found {options['field']!r}, expected 'units', 'layers' or 'tokens'"
     )

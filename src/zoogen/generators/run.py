@@ -37,9 +37,10 @@ from zoogen.store.disk import replace_file, storage_errors, writer_lock
 from zoogen.zoo import Zoo
 
 RUN, STATE, CHECKPOINT = "run.json", "state.npz", "checkpoint"
-FORMAT = 2
+FORMAT = 3
 _FACTS = (
-    "run", "zoo", "population_sha256", "members", "config", "info", "values", "conditions", "fit",
+    "run", "options", "zoo", "population_sha256", "members", "config", "info", "values",
+    "conditions", "fit",
 )  # fmt: skip
 _DIMS = {"weights": ("member", "snapshot", "parameter"), "diverged_epoch": ("member",)}
 PAIRS = 20  # of generated members on which metrics of pairs are taken
@@ -68,11 +69,8 @@ class Run:
 
     @cached_property
     def options(self) -> dict[str, Any]:
-        """Of the generator, defaults included."""
-        return {
-            **self.generator.options,
-            **_known_options(self.config.generator, self.config.options),
-        }
+        """Of the generator, with the defaults of the day of the fit."""
+        return _options(self.config.generator, self.facts["options"])
 
     def sampling(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Options of a sample, where some of them replace those of the run.
@@ -215,7 +213,7 @@ def train_generator(
                 Fittable(part, conditioning.of_members(part.table), source)
                 for part in (parts.train, parts.validation)
             )
-            options = _options(config)
+            options = _options(config.generator, config.options)
             try:
                 state = generator.fit(train, validation, options, effort)
             except ConfigError:
@@ -294,9 +292,8 @@ def _generator(config: GeneratorConfig) -> Generator:
     return generator
 
 
-def _options(config: GeneratorConfig) -> dict[str, Any]:
-    known = _known_options(config.generator, config.options)
-    return {**GENERATORS[config.generator].options, **known}
+def _options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    return {**GENERATORS[name].options, **_known_options(name, options)}
 
 
 def _known_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -331,6 +328,7 @@ def _facts(
     return {
         "format": FORMAT,
         "run": config.model_dump(mode="json"),
+        "options": _options(config.generator, config.options),
         "zoo": zoo.name,
         "population_sha256": population_digest(parts),
         "members": {name: len(part) for name, part in parts._asdict().items()},

@@ -1,4 +1,4 @@
-"""Errors of weights as the network's own function sees them.
+"""What the networks see that weights stand for: errors of weights, and gradients of their loss.
 
 Directions in which weights may move and the function stays count little, those in which it changes
 count much. At weights ``w`` an error ``e`` is as long as the first-order change ``J e`` of what the
@@ -6,6 +6,9 @@ network says of some inputs, relative to the change that noise of unit scale mak
 square form which depends on ``w`` and that noise alone: if ``w`` is a model's own guess, held
 fixed, and the noise tells nothing of the target, the mean over data is least at the same prediction
 as without it, so that a fit is steered, not biased.
+
+The gradient of the loss of some training images at a guess is a function of the guess, too: a model
+that reads it knows nothing more of the target, but need not work out what networks do.
 """
 
 from __future__ import annotations
@@ -23,52 +26,96 @@ from zoogen.generators.generator import Source
 from zoogen.models import Standard
 from zoogen.networks import Network
 
-EXAMPLES = 1024  # training images that are looked at
-AT_ONCE = 32  # of these in a step
+EXAMPLES = 1024  # most training images that are looked at
+AT_ONCE = 32  # of these for the errors of a step
+FACTS = 2  # numbers beside a gradient
 FLOOR = 1e-6
 
 
 class Sight(NamedTuple):
-    """How errors of standardised weights are seen.
+    """What networks look at, and the scale of their weights.
 
     Attributes:
-        inputs: number of inputs to choose from.
-        squared: ``(weights [b d], error [b d], noise [b d], inputs' numbers [k]) → squared length
-            [b]``: 1 where the error is that noise, which has to be independent of the target.
+        inputs: normalised images; random places for networks that fit one image each.
+        labels: true ones; zeros where there are none.
+        mean: of the weights, see :class:`~zoogen.models.Standard`.
+        deviation: of the weights.
     """
 
-    inputs: int
-    squared: Callable[..., Float[Array, " b"]]
+    inputs: Float[Array, "n c h w"]
+    labels: Int[Array, " n"]
+    mean: Float[Array, " d"]
+    deviation: Float[Array, " d"]
 
 
 def sight_of(source: Source, standard: Standard, seed: int = 0) -> Sight:
-    """How the networks of a population see errors, on their training images.
+    """What the networks of a population look at: training images.
 
     Args:
         source: of the members. Networks that fit one image each look at random places.
         standard: of their weights.
         seed: of the places.
+    """
+    inputs, labels = _looked_at(source, seed)
+    return Sight(*map(jnp.asarray, (inputs, labels, standard.mean, standard.deviation)))
+
+
+def squared(
+    network: Network,
+    sight: Sight,
+    weights: Float[Array, "b d"],
+    error: Float[Array, "b d"],
+    noise: Float[Array, "b d"],
+    rows: Int[Array, " k"],
+) -> Float[Array, " b"]:
+    """Squared length of errors of standardised weights, as the networks see them.
+
+    Args:
+        network: that all are.
+        sight: what they look at.
+        weights: standardised; held fixed.
+        error: of the weights.
+        noise: standard normal and independent of what the error is of; its own length is 1.
+        rows: numbers of the inputs.
 
     Reference:
         Amari, *Natural gradient works efficiently in learning*, 1998, for lengths of changes of
         weights by what they do; the fixed guess is ours.
     """
-    network, inputs = source.network, jnp.asarray(_inputs(source, seed))
-    said = _said(network, standard, inputs)
 
-    def squared(
-        weights: Float[Array, "b d"], error: Float[Array, "b d"], noise: Float[Array, "b d"],
-        rows: Int[Array, " k"],
-    ) -> Float[Array, " b"]:  # fmt: skip
-        def of_one(at: Array, moved: Array, unit: Array) -> Array:
-            change = _linearised(lambda w: said(w, rows), at)
-            return jnp.square(change(moved)).mean() / (jnp.square(change(unit)).mean() + FLOOR)
+    def of_one(at: Array, moved: Array, unit: Array) -> Array:
+        change = _linearised(lambda w: _said(network, sight, w, rows), at)
+        return jnp.square(change(moved)).mean() / (jnp.square(change(unit)).mean() + FLOOR)
 
-        at = jax.lax.stop_gradient(weights)
-        found: Array = jax.vmap(of_one)(at, error, noise)
-        return found
+    found: Array = jax.vmap(of_one)(jax.lax.stop_gradient(weights), error, noise)
+    return found
 
-    return Sight(len(inputs), squared)
+
+def gradients(
+    network: Network, sight: Sight, weights: Float[Array, "b d"], rows: Int[Array, " k"]
+) -> tuple[Float[Array, "b d"], Float[Array, "b facts"]]:
+    """Gradients of the cross-entropy of some images, of unit scale, and what scaling leaves over.
+
+    Args:
+        network: that all are; a classifier.
+        sight: what they look at.
+        weights: standardised; held fixed.
+        rows: numbers of the images.
+
+    Returns:
+        Gradients with respect to standardised weights, each network's over its root mean square;
+        and the logarithms of its length and of the loss.
+    """
+
+    def loss(at: Array) -> Array:
+        said = _said(network, sight, at, rows)
+        return -jnp.take_along_axis(said, sight.labels[rows][:, None], axis=1).mean()
+
+    losses, found = jax.vmap(jax.value_and_grad(loss))(jax.lax.stop_gradient(weights))
+    length = jnp.linalg.norm(found, axis=1)
+    facts = jnp.log(jnp.stack([length, losses], axis=1) + FLOOR)
+    scale = weights.shape[1] ** 0.5 / (length + FLOOR)
+    return found * scale[:, None], facts
 
 
 def _linearised(
@@ -84,24 +131,23 @@ def _linearised(
     return lambda error: push(error)[0]
 
 
-def _inputs(source: Source, seed: int) -> Float[np.ndarray, "n c h w"]:
+def _looked_at(
+    source: Source, seed: int
+) -> tuple[Float[np.ndarray, "n c h w"], Int[np.ndarray, " n"]]:
     network = source.network
     if network.config.fits_image:
         rng = np.random.default_rng(seed)
-        return rng.uniform(-1, 1, (EXAMPLES, *network.image_shape)).astype(np.float32)
+        places = rng.uniform(-1, 1, (EXAMPLES, *network.image_shape)).astype(np.float32)
+        return places, np.zeros(EXAMPLES, int)
     dataset = source.dataset()
-    raw = dataset.train.first(EXAMPLES).images
-    return np.asarray(normalise(*map(jnp.asarray, (raw, dataset.mean, dataset.std))))
+    some = dataset.train.first(EXAMPLES)
+    images = normalise(*map(jnp.asarray, (some.images, dataset.mean, dataset.std)))
+    return np.asarray(images), some.labels
 
 
 def _said(
-    network: Network, standard: Standard, inputs: Float[Array, "n c h w"]
-) -> Callable[[Float[Array, " d"], Int[Array, " k"]], Array]:
-    mean, deviation = jnp.asarray(standard.mean), jnp.asarray(standard.deviation)
-
-    def said(weights: Float[Array, " d"], rows: Int[Array, " k"]) -> Array:
-        params = network.spec.unflatten(weights * deviation + mean)
-        outputs = network.apply(params, inputs[rows])
-        return outputs if network.config.fits_image else jax.nn.log_softmax(outputs)
-
-    return said
+    network: Network, sight: Sight, weights: Float[Array, " d"], rows: Int[Array, " k"]
+) -> Array:
+    params = network.spec.unflatten(weights * sight.deviation + sight.mean)
+    outputs = network.apply(params, sight.inputs[rows])
+    return outputs if network.config.fits_image else jax.nn.log_softmax(outputs)

@@ -55,7 +55,8 @@ GENERATORS: dict[str, Generator] = {
         "equivariant flow matching over weights, by a field over units, layers or tokens",
         learned.fit_flow, learned.sample_flow,
         {"field": "units", "channels": 96, "depth": 4, "heads": 4, "rank": 48,
-         "coupling": "independent", "function_weight": 1.0, **_PATH, "path_steps": 16},
+         "coupling": "independent", "function_weight": 1.0, "gradients": True, **_PATH,
+         "path_steps": 16},
         sampling=tuple(_PATH), conditional=True, trained=True,
     ),
     "hypernetwork": Generator(

@@ -3,7 +3,7 @@
 A unit is a token: what it owns towards inputs and outputs, and its bias, is the content. A weight
 between two units has no state of its own. What is read there, noise included, multiplies the
 messages that pass along it in both directions, as a network's own sums do; what is returned there
-is an inner product of what both its units know, beside a multiple of what was read. So work grows
+is an inner product of what both its units know, beside multiples of what was read. So work grows
 with units more than with weights, and a reordering of units reorders everything.
 """
 
@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 
 from zoogen.errors import ConfigError
 from zoogen.generators.flow import Field, condition_size
+from zoogen.models.equivariant import with_channels
 from zoogen.models.heads import initial_matrix, initial_mlp, mlp
 from zoogen.models.leaves import Features, Leaf, fold, leaves_of, unfold
 from zoogen.models.modulation import initial_modulation, modulated, normalised
@@ -60,7 +61,7 @@ class _Plan(NamedTuple):
     edges: list[_Edge]
 
     def owned(self, group: str) -> int:
-        """Numbers that a unit owns."""
+        """Weights that a unit owns."""
         return sum(leaf.fixed for leaf in self.own[group])
 
 
@@ -71,6 +72,7 @@ class _Sizes(NamedTuple):
     depth: int
     heads: int
     rank: int
+    reads: int
 
     @property
     def heard(self) -> int:
@@ -85,6 +87,7 @@ def unit_field(
     depth: int = 4,
     heads: int = 4,
     rank: int = 48,
+    reads: int = 1,
 ) -> Field:
     """A field that commutes with every permutation of hidden units, exactly.
 
@@ -95,6 +98,7 @@ def unit_field(
         depth: layers.
         heads: of attention; a divisor of half the channels.
         rank: of what is returned between two sets of units.
+        reads: numbers that are read of each weight.
 
     Raises:
         ConfigError: for nested groups, parameters between more than two units, or heads that do
@@ -113,11 +117,11 @@ def unit_field(
         raise ConfigError(
             f"options.heads: found {heads}, expected a divisor of half the {channels} channels"
         )
-    plan, sizes = _plan(spec), _Sizes(channels, depth, heads, rank)
+    plan, sizes = _plan(spec), _Sizes(channels, depth, heads, rank, reads)
 
     def init(key: Array) -> dict[str, Any]:
         of_embedding, of_entry, of_exit, *of_layers = jax.random.split(key, depth + 3)
-        read = (condition_size(conditions), 2 * EMBEDDING, EMBEDDING)
+        read = (condition_size(conditions, reads), 2 * EMBEDDING, EMBEDDING)
         return {
             "embedding": initial_mlp(of_embedding, read),
             "entry": _initial_entry(of_entry, plan, sizes),
@@ -126,10 +130,10 @@ def unit_field(
         }
 
     def apply(
-        params: dict[str, Any], x: Float[Array, "b d"], condition: Float[Array, "b e"]
+        params: dict[str, Any], x: Float[Array, "b d *c"], condition: Float[Array, "b e"]
     ) -> Float[Array, "b d"]:
         embedded = jax.nn.silu(mlp(params["embedding"], condition))
-        read = fold(spec, plan.leaves, x[..., None])
+        read = fold(spec, plan.leaves, with_channels(spec, reads, x))
         units = _enter(params["entry"], plan, read)
         for layer in params["layers"]:
             units = _layer(layer, plan, sizes, read, units, embedded)
@@ -171,8 +175,8 @@ def _plan(spec: ParamSpec) -> _Plan:
     return _Plan(leaves, tuple(own), own, between, edges)
 
 
-def _positions(leaf: Leaf) -> int:
-    return min(leaf.fixed, POSITIONS)
+def _positions(leaf: Leaf, sizes: _Sizes) -> int:
+    return sizes.reads * min(leaf.fixed, POSITIONS)
 
 
 def _keys(key: Array, names: Any) -> dict[Any, Array]:
@@ -185,7 +189,7 @@ def _initial_entry(key: Array, plan: _Plan, sizes: _Sizes) -> dict[str, Any]:
     names = jax.random.normal(of_names, (len(plan.sets), sizes.channels)) / 2
     return {
         "numbers": {
-            group: initial_matrix(k, plan.owned(group), sizes.channels)
+            group: initial_matrix(k, sizes.reads * plan.owned(group), sizes.channels)
             for group, k in _keys(of_numbers, plan.sets).items()
         },
         "names": dict(zip(plan.sets, names, strict=True)),
@@ -235,9 +239,10 @@ def _initial_set(key: Array, sizes: _Sizes, messages: int) -> dict[str, Array]:
 
 def _initial_edge(key: Array, leaf: Leaf, sizes: _Sizes) -> dict[str, Array]:
     of_values, of_positions = jax.random.split(key)
+    count = _positions(leaf, sizes)
     return {
-        "values": initial_matrix(of_values, sizes.channels, sizes.heard * _positions(leaf)),
-        "positions": initial_matrix(of_positions, leaf.fixed, _positions(leaf)),
+        "values": initial_matrix(of_values, sizes.channels, sizes.heard * count),
+        "positions": initial_matrix(of_positions, sizes.reads * leaf.fixed, count),
     }
 
 
@@ -318,7 +323,10 @@ def _initial_exit(key: Array, plan: _Plan, sizes: _Sizes) -> dict[str, Any]:
             for i in range(len(plan.between))
         ],
         "skips": [
-            {"condition": jnp.zeros((EMBEDDING, leaf.fixed)), "constant": jnp.zeros(leaf.fixed)}
+            {
+                "condition": jnp.zeros((EMBEDDING, sizes.reads * leaf.fixed)),
+                "constant": jnp.zeros(sizes.reads * leaf.fixed),
+            }
             for leaf in plan.leaves
         ],
     }
@@ -351,6 +359,7 @@ def _exit(
     for leaf, skip in zip(plan.leaves, params["skips"], strict=True):
         weights = read[leaf.name]
         factor = embedded @ skip["condition"] + skip["constant"]
-        factor = factor.reshape(len(factor), *[1] * len(leaf.slots), leaf.fixed)
-        found[leaf.name] = found[leaf.name].reshape(weights.shape) + factor * weights
+        factor = factor.reshape(len(factor), *[1] * len(leaf.slots), sizes.reads * leaf.fixed)
+        kept = (factor * weights).reshape(*weights.shape[:-1], leaf.fixed, sizes.reads).sum(-1)
+        found[leaf.name] = found[leaf.name].reshape(kept.shape) + kept
     return found

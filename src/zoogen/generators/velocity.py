@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from zoogen.generators.flow import Field, condition_size
 from zoogen.models import TokenStack, token_parameter_model
+from zoogen.models.equivariant import with_channels
 from zoogen.models.heads import initial_mlp, mlp
 from zoogen.models.leaves import Features, fold, leaves_of, unfold
 from zoogen.models.linear import equivariant_linear
@@ -22,7 +23,12 @@ FACTORS = 2.0  # bound on the logarithm of a factor
 
 
 def equivariant_field(
-    spec: ParamSpec, conditions: int, channels: int = 32, depth: int = 4, rank: int = 8
+    spec: ParamSpec,
+    conditions: int,
+    channels: int = 32,
+    depth: int = 4,
+    rank: int = 8,
+    reads: int = 1,
 ) -> Field:
     """A field that commutes with every permutation of hidden units, exactly.
 
@@ -35,16 +41,18 @@ def equivariant_field(
         channels: features per entry of a parameter.
         depth: hidden layers.
         rank: most features per channel for all inputs, outputs and positions of one parameter.
+        reads: numbers that are read of each weight.
     """
     leaves = leaves_of(spec)
     widths = {leaf.name: channels * min(leaf.fixed, rank) for leaf in leaves}
     entries = {leaf.name: leaf.fixed for leaf in leaves}
-    first = equivariant_linear(leaves, entries, widths)
+    read_of_each = {name: reads * size for name, size in entries.items()}
+    first = equivariant_linear(leaves, read_of_each, widths)
     inner = equivariant_linear(leaves, widths, widths)
     last = equivariant_linear(leaves, widths, entries)
     names = list(widths)
     total = sum(widths.values())
-    read = (condition_size(conditions), EMBEDDING, EMBEDDING)
+    read = (condition_size(conditions, reads), EMBEDDING, EMBEDDING)
 
     def init(key: Array) -> dict[str, Any]:
         keys = jax.random.split(key, depth + 3)
@@ -70,10 +78,10 @@ def equivariant_field(
         }
 
     def apply(
-        params: dict[str, Any], x: Float[Array, "b d"], condition: Float[Array, "b e"]
+        params: dict[str, Any], x: Float[Array, "b d *c"], condition: Float[Array, "b e"]
     ) -> Float[Array, "b d"]:
         embedded = jax.nn.silu(mlp(params["embedding"], condition))
-        h = first.apply(params["first"], fold(spec, leaves, x[..., None]))
+        h = first.apply(params["first"], fold(spec, leaves, with_channels(spec, reads, x)))
         for weights, modulation in zip(params["inner"], params["modulation"], strict=False):
             y = modulated(h, modulation, embedded)
             y = inner.apply(weights, {name: jax.nn.silu(v) for name, v in y.items()})
@@ -86,7 +94,12 @@ def equivariant_field(
 
 
 def token_field(
-    spec: ParamSpec, conditions: int, channels: int = 32, depth: int = 4, heads: int = 4
+    spec: ParamSpec,
+    conditions: int,
+    channels: int = 32,
+    depth: int = 4,
+    heads: int = 4,
+    reads: int = 1,
 ) -> Field:
     """A field that commutes with every permutation of hidden units: attention along weights.
 
@@ -99,20 +112,23 @@ def token_field(
         channels: features of a unit; a weight has a quarter of them.
         depth: layers.
         heads: of attention; a divisor of the channels.
+        reads: numbers that are read of each weight.
 
     Raises:
         ConfigError: if heads do not divide the channels, or the spec has no graph.
     """
-    stack = TokenStack("units", channels, depth, heads, edge_channels=max(1, channels // 4))
+    stack = TokenStack(
+        "units", channels, depth, heads, edge_channels=max(1, channels // 4), input_channels=reads
+    )
     model = token_parameter_model(spec, stack, condition_size=EMBEDDING)
-    read = (condition_size(conditions), EMBEDDING, EMBEDDING)
+    read = (condition_size(conditions, reads), EMBEDDING, EMBEDDING)
 
     def init(key: Array) -> dict[str, Any]:
         of_embedding, of_model = jax.random.split(key)
         return {"embedding": initial_mlp(of_embedding, read), "model": model.init(of_model)}
 
     def apply(
-        params: dict[str, Any], x: Float[Array, "b d"], condition: Float[Array, "b e"]
+        params: dict[str, Any], x: Float[Array, "b d *c"], condition: Float[Array, "b e"]
     ) -> Float[Array, "b d"]:
         embedded = jax.nn.silu(mlp(params["embedding"], condition))
         found: Array = model.apply(params["model"], x, embedded)

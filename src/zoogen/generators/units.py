@@ -98,7 +98,7 @@ def unit_field(
         depth: layers.
         heads: of attention; a divisor of half the channels.
         rank: of what is returned between two sets of units.
-        reads: numbers that are read of each weight.
+        reads: numbers that are read of each weight; the first is the weight itself.
 
     Raises:
         ConfigError: for nested groups, parameters between more than two units, or heads that do
@@ -133,10 +133,12 @@ def unit_field(
         params: dict[str, Any], x: Float[Array, "b d *c"], condition: Float[Array, "b e"]
     ) -> Float[Array, "b d"]:
         embedded = jax.nn.silu(mlp(params["embedding"], condition))
-        read = fold(spec, plan.leaves, with_channels(spec, reads, x))
+        numbers = with_channels(spec, reads, x)
+        read = fold(spec, plan.leaves, numbers)
+        weights = fold(spec, plan.leaves, numbers[..., :1])  # messages pass along these alone
         units = _enter(params["entry"], plan, read)
         for layer in params["layers"]:
-            units = _layer(layer, plan, sizes, read, units, embedded)
+            units = _layer(layer, plan, sizes, weights, units, embedded)
         return unfold(plan.leaves, _exit(params["exit"], plan, sizes, read, units, embedded))[
             ..., 0
         ]
@@ -175,8 +177,8 @@ def _plan(spec: ParamSpec) -> _Plan:
     return _Plan(leaves, tuple(own), own, between, edges)
 
 
-def _positions(leaf: Leaf, sizes: _Sizes) -> int:
-    return sizes.reads * min(leaf.fixed, POSITIONS)
+def _positions(leaf: Leaf) -> int:
+    return min(leaf.fixed, POSITIONS)
 
 
 def _keys(key: Array, names: Any) -> dict[Any, Array]:
@@ -239,10 +241,9 @@ def _initial_set(key: Array, sizes: _Sizes, messages: int) -> dict[str, Array]:
 
 def _initial_edge(key: Array, leaf: Leaf, sizes: _Sizes) -> dict[str, Array]:
     of_values, of_positions = jax.random.split(key)
-    count = _positions(leaf, sizes)
     return {
-        "values": initial_matrix(of_values, sizes.channels, sizes.heard * count),
-        "positions": initial_matrix(of_positions, sizes.reads * leaf.fixed, count),
+        "values": initial_matrix(of_values, sizes.channels, sizes.heard * _positions(leaf)),
+        "positions": initial_matrix(of_positions, leaf.fixed, _positions(leaf)),
     }
 
 
@@ -250,7 +251,7 @@ def _layer(
     params: dict[str, Any],
     plan: _Plan,
     sizes: _Sizes,
-    read: Features,
+    weights: Features,
     units: Tokens,
     embedded: Float[Array, "b e"],
 ) -> Tokens:
@@ -261,7 +262,7 @@ def _layer(
     }
     heard = {group: [x[group], mates] for group, mates in _mates(x).items()}
     for edge, one in zip(plan.edges, params["edges"], strict=True):
-        heard[edge.target].append(_message(one, edge, read[edge.leaf.name], x[edge.source]))
+        heard[edge.target].append(_message(one, edge, weights[edge.leaf.name], x[edge.source]))
     for group, of_group in _attended(sets, sizes, x).items():
         heard[group].append(of_group)
     return {

@@ -42,6 +42,7 @@ from zoogen.generators.flow import (
     Data,
     Field,
     Seen,
+    _answer,
     condition_size,
     fit_field,
     independent,
@@ -51,6 +52,7 @@ from zoogen.generators.flow import (
     Path as FlowPath,
 )
 from zoogen.generators.learned import _matched
+from zoogen.generators.sight import Sight, gradients
 from zoogen.generators.units import unit_field
 from zoogen.generators.velocity import equivariant_field, token_field, vector_field
 from zoogen.networks import build_network
@@ -248,7 +250,6 @@ def test_fields_over_weights_commute_with_permutations(
 def test_the_weighed_loss_is_least_at_the_mean_of_what_may_be() -> None:
     """Of data that are normal, the best ``F`` is known; noise of a row must not weigh the row."""
     from zoogen.generators.flow import _draws, _loss
-    from zoogen.generators.sight import Sight
 
     size, seen_size, rows = 40, 5, 4000
     siren = build_network(
@@ -310,8 +311,10 @@ def test_matched_noise_is_the_same_noise_nearer_to_the_data() -> None:
     np.testing.assert_allclose(_matched(SPEC, shuffled, data), data, rtol=1e-6)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_the_exact_field_of_a_gaussian_gives_that_gaussian(method: str) -> None:
+@pytest.mark.parametrize(
+    "path", [*(FlowPath(64, method) for method in METHODS), FlowPath(512, "sde", noise=8.0)]
+)
+def test_the_exact_field_of_a_gaussian_gives_that_gaussian(path: FlowPath) -> None:
     """For N(m, s²) the best ``F`` is known in closed form."""
     mean, deviation = 1.5, 0.5
 
@@ -323,14 +326,49 @@ def test_the_exact_field_of_a_gaussian_gives_that_gaussian(method: str) -> None:
         velocity = mean + (t * deviation**2 - (1 - t)) / variance * (x - t * mean)
         return jax.numpy.sqrt(square) * (velocity - (2 * t - 1) / square * x)
 
-    from zoogen.generators.flow import Field
-
     noise = np.random.default_rng(0).standard_normal((4000, 1), np.float32)
     empty = np.zeros((4000, 0), np.float32)
     field = Field(lambda key: {}, best)
-    found = integrate(field, {}, noise, empty, FlowPath(64, method), batch=4000)
+    found = integrate(field, {}, noise, empty, path, batch=4000)
     assert found.mean() == pytest.approx(mean, abs=4 * deviation / np.sqrt(4000) + 0.01)
     assert found.std() == pytest.approx(deviation, rel=0.05)
+    if path.method == "sde":
+        wider = integrate(field, {}, noise, empty, path._replace(spread=1.5), batch=4000)
+        assert wider.std() > 1.1 * found.std()
+
+
+def test_without_noise_on_the_way_the_sde_is_eulers_method() -> None:
+    field = Field(lambda key: {}, lambda _, x, condition: jnp.sin(x + condition[:, :1]))
+    noise = np.random.default_rng(0).standard_normal((5, 3), np.float32)
+    x, steps = jnp.asarray(noise), 7
+    for number in range(steps):
+        t = number / steps
+        square = t**2 + (1 - t) ** 2
+        answer = jnp.sin(x + jnp.sin(jnp.pi * t / 2))
+        x = x + ((2 * t - 1) / square * x + answer / square**0.5) / steps
+    path = FlowPath(steps, "sde", noise=0.0)
+    found = integrate(field, {}, noise, np.zeros((5, 0), np.float32), path)
+    np.testing.assert_allclose(found, x, atol=1e-5)
+
+
+def test_a_field_reads_gradients_at_the_linear_guess() -> None:
+    """Of a network whose loss is known: one weight, classes 0 and 1, a logit of the weight each."""
+    network = build_network(NetworkConfig(family="mlp", width=2), (1, 1, 1), 2)
+    spec = ParamSpec.build({"logit": (Axis(1),)})
+    network = replace(
+        network, spec=spec,
+        apply=lambda params, x: jnp.tile(jnp.stack([0 * params["logit"][0], params["logit"][0]]),
+                                         (len(x), 1)),
+    )  # fmt: skip
+    sight = Sight(np.zeros((4, 1, 1, 1)), np.array([0, 1, 1, 1]), np.zeros(1), np.ones(1))
+    field = Field(lambda key: {}, lambda _, read, condition: read[..., 1] * condition[:, -1:])
+    x, t = 0.8, 0.5
+    guess = t / (t**2 + (1 - t) ** 2) * x
+    right = 1 / (1 + math.exp(-guess))
+    loss = -(math.log(1 - right) + 3 * math.log(right)) / 4
+    look = partial(gradients, network, sight, rows=jnp.arange(4))
+    found = _answer(field, look, {}, jnp.full((1, 1), x), jnp.zeros((1, 0)), jnp.full(1, t))
+    assert float(found[0, 0]) == pytest.approx(np.sign(right - 0.75) * math.log(loss), abs=1e-4)
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from zoogen.generators import Source
 from zoogen.generators.sight import AT_ONCE, Sight, gradients, sight_of, squared
 from zoogen.models import Standard
 from zoogen.networks import Network, build_network
+from zoogen.symmetry import Element, apply, random_element
 
 SCALE = 0.3
 DIGITS = {"source": "digits", "train_examples": AT_ONCE, "test_examples": 10}
@@ -111,6 +112,20 @@ def test_gradients_are_those_of_the_loss_of_the_images(case: Case) -> None:
         ahead, behind = (jax.vmap(loss)(case.weights + sign * step * direction) for sign in (1, -1))
         slope = jnp.sum(found * direction, axis=1) * lengths / found.shape[1] ** 0.5
         np.testing.assert_allclose(slope, (ahead - behind) / (2 * step), rtol=0.05, atol=2e-3)
+
+
+def test_gradients_move_with_the_units(case: Case) -> None:
+    if case.network.config.fits_image:
+        pytest.skip("each fits an image of its own")
+    spec, rows = case.network.spec, jnp.arange(AT_ONCE)
+    element = Element(random_element(spec, 5, (len(case.weights),)).permutations, {})
+    moved_after, before = gradients(case.network, case.sight, case.weights, rows)
+    moved_before, after = gradients(
+        case.network, case.sight, apply(spec, element, np.asarray(case.weights)), rows
+    )
+    moved_after = apply(spec, element, np.asarray(moved_after))
+    np.testing.assert_allclose(moved_before, moved_after, atol=2e-4)
+    np.testing.assert_allclose(before, after, atol=1e-4)
 
 
 def test_a_fit_is_steered_and_not_biased(case: Case) -> None:

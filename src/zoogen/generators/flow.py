@@ -229,13 +229,15 @@ class Path(NamedTuple):
         method: ``heun`` (two evaluations a step), ``rk4`` (four) or ``sde`` (one).
         guidance: 1 follows the conditions as learned, more exaggerates them, 0 ignores them.
         noise: of the ``sde``: how fast noise is renewed on the way; 0 is Euler's method. More of
-            it repairs errors of the field, and takes more steps.
+            it repairs errors of the field, but makes samples more alike, and takes more steps.
+        spread: of the ``sde``: length of new noise; more than 1 makes samples less alike.
     """
 
     steps: int = 32
     method: str = "heun"
     guidance: float = 1.0
     noise: float = 0.5
+    spread: float = 1.0
 
 
 METHODS = {"heun": 2, "rk4": 4, "sde": 1}
@@ -246,13 +248,16 @@ def refuse_unknown_path(path: Path) -> None:
     """Before a fit, too: nobody wants to learn of it after one.
 
     Raises:
-        ConfigError: for an unknown method or no steps.
+        ConfigError: for an unknown method, no steps, or negative noise or spread.
     """
     if path.method not in METHODS or path.steps < 1:
         raise ConfigError(
             f"sampling: found method {path.method!r} with {path.steps} steps, expected one of "
             f"{', '.join(METHODS)} with at least 1"
         )
+    for name in ("noise", "spread"):
+        if getattr(path, name) < 0:
+            raise ConfigError(f"options.{name}: found {getattr(path, name)}, expected at least 0")
 
 
 def integrate(
@@ -282,7 +287,8 @@ def integrate(
 
     Reference:
         Ho and Salimans, Classifier-free diffusion guidance, 2022; Albergo, Boffi and
-        Vanden-Eijnden, Stochastic interpolants, 2023 (noise on the way).
+        Vanden-Eijnden, Stochastic interpolants, 2023 (noise on the way); Karras et al., 2022
+        (longer noise against samples that are too smooth).
     """
     refuse_unknown_path(path)
     eyes = (seen.network, seen.sight) if seen is not None and seen.gradients else (None, None)
@@ -312,7 +318,7 @@ def _carried(
         look = partial(gradients, network, sight, rows=jnp.arange(len(sight.inputs)))
     velocity = partial(_velocity, field, look, path.guidance, params, conditions)
     methods: dict[str, Callable[..., Array]] = {
-        "heun": _heun, "rk4": _rk4, "sde": partial(_sde, path.noise),
+        "heun": _heun, "rk4": _rk4, "sde": partial(_sde, path.noise, path.spread),
     }  # fmt: skip
     step = methods[path.method]
     times = jnp.arange(path.steps) / path.steps
@@ -359,12 +365,15 @@ def _rk4(velocity: Any, x: Array, t: Array, h: float, _key: Array) -> Array:
     return x + h / 6 * (first + 2 * second + 2 * third + fourth)
 
 
-def _sde(noise: float, velocity: Any, x: Array, t: Array, h: float, key: Array) -> Array:
+def _sde(
+    noise: float, spread: float, velocity: Any, x: Array, t: Array, h: float, key: Array
+) -> Array:
     """A part of the noise that is thought to be left is replaced by new noise.
 
     Of noise that is renewed at the rate ``noise / (1 − t)``, this share is kept in a step.
     """
     end, v = t + h, velocity(x, t)
     kept = ((1 - end) / (1 - t)) ** noise
-    left = kept * (x - t * v) + jnp.sqrt(1 - kept**2) * jax.random.normal(key, x.shape)
+    new = spread * jax.random.normal(key, x.shape)
+    left = kept * (x - t * v) + jnp.sqrt(1 - kept**2) * new
     return end * (x + (1 - t) * v) + (1 - end) * left

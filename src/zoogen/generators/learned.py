@@ -186,4 +186,7 @@ _token_field = lru_cache(token_field)
 
 
 def _path(options: Options) -> Path:
-    return Path(options["path_steps"], options["method"], options["guidance"], options["noise"])
+    return Path(
+        options["path_steps"], options["method"], options["guidance"], options["noise"],
+        options["spread"],
+    )  # fmt: skip

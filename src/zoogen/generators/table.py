@@ -5,7 +5,7 @@ from __future__ import annotations
 from zoogen.generators import baselines, d2nwg, learned, predicted
 from zoogen.generators.generator import Generator
 
-_PATH = {"path_steps": 32, "method": "heun", "guidance": 1.0, "noise": 0.5}
+_PATH = {"path_steps": 32, "method": "heun", "guidance": 1.0, "noise": 0.5, "spread": 1.0}
 
 GENERATORS: dict[str, Generator] = {
     "permuted": Generator(

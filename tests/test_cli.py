@@ -194,7 +194,7 @@ def mistakes(config: Path, zoo: Path, tmp: Path) -> dict[str, tuple[list[object]
         "no such metric": (["measure", zoo, "--metrics", "beauty"], 2, "found 'beauty'"),
         "no such rule": (["label", zoo, "--rule", "taxonomie"], 3, "taxonomy"),
         "no comparison": (["train-model", tmp / "none.toml", "--zoo", zoo], 3, "no such config"),
-        "a zoo's config": (["train-model", config, "--zoo", zoo], 2, "unknown key"),
+        "a zoo's config": (["train-model", config, "--zoo", zoo], 2, "zoogen generate"),
         "no run": (["leaderboard", other], 3, "no run of `zoogen train-model`"),
     }  # fmt: skip
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,9 @@ from zoogen.config import (
     parse_config,
 )
 from zoogen.errors import ConfigError, NotFoundError
+from zoogen.evaluate import load_run
+from zoogen.generators import load_generator
+from zoogen.phases import load_rule, rule_toml
 
 BASE = """
 name = "base"
@@ -116,6 +119,45 @@ def test_unusable_files_are_refused(tmp_path: Path, content: str | None, error: 
         path.write_text(content)
     with pytest.raises(error, match=r"config\.toml"):
         load_config(path)
+
+
+READ_BY = {
+    "generate": load_config,
+    "train-generator": load_generator,
+    "train-model": load_run,
+    "label": load_rule,
+}
+OF_KIND = {
+    "generate": 'name = "a"\n[train]\nepochs = 1\n[grid]\nseeds = 2',
+    "train-generator": 'name = "a"\ngenerator = "flow"\n[training]\nsteps = 1',
+    "train-model": 'name = "a"\nreaders = ["mean"]\n[task]\ntarget = "phase"\n[training]',
+    "label": rule_toml(load_rule("taxonomy")),
+}
+
+
+@pytest.mark.parametrize(("asked", "right"), list(product(READ_BY, OF_KIND)))
+def test_a_config_of_another_kind_is_told_in_one_line(
+    tmp_path: Path, asked: str, right: str
+) -> None:
+    path = tmp_path / "some.toml"
+    path.write_text(OF_KIND[right])
+    if asked == right:
+        READ_BY[asked](path)
+        return
+    with pytest.raises(ConfigError) as caught:
+        READ_BY[asked](path)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert f"{path} looks like a config of" in message
+    assert f"run: zoogen {right} " in message
+
+
+def test_one_wrong_key_does_not_make_another_kind(base: Path) -> None:
+    with pytest.raises(ConfigError, match="generator: unknown key"):
+        load_config(base, ["generator=flow"])
+    base.write_text(f'generator = "flow"\n{BASE}')
+    with pytest.raises(ConfigError, match="generator: unknown key"):
+        load_config(base)
 
 
 def test_overrides_take_toml_values_and_bare_words(base: Path) -> None:

@@ -17,6 +17,7 @@ from zoogen.config import Config, DataConfig, NetworkConfig, TrainConfig
 from zoogen.data import Dataset, load
 from zoogen.errors import ConfigError
 from zoogen.generators import (
+    GENERATORS,
     Effort,
     Fittable,
     Population,
@@ -47,8 +48,8 @@ from zoogen.generators.diffusion import (
 from zoogen.generators.velocity import vector_field
 from zoogen.networks import Network, build_network
 
-SMALL = {**d2nwg.DEFAULTS, "latent": 3, "hidden": 8, "embedding": 0, "width": 16, "depth": 1,
-         "sampling_steps": 20, "piece": 40, "aligned": False}  # fmt: skip
+SMALL = {**GENERATORS["d2nwg"].options, "latent": 3, "hidden": 8, "embedding": 0, "width": 16,
+         "depth": 1, "sampling_steps": 20, "piece": 40, "aligned": False}  # fmt: skip
 SHORT = Effort(steps=24, batch_size=16, looks=3)
 
 

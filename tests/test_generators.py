@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Callable
@@ -645,10 +646,27 @@ def test_damaged_and_half_written_runs_are_told_apart(zoo: Zoo, tmp_path: Path) 
         open_run(tmp_path)
 
 
+def _with(key: str, value: object) -> Callable[[Path], object]:
+    def change(run: Path) -> None:
+        facts = json.loads((run / "run.json").read_text())
+        (run / "run.json").write_text(json.dumps(facts | {key: value}))
+
+    return change
+
+
+def _as_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "cut": (lambda run: (run / "run.json").write_text('{"format": 3, '), "no JSON"),
     "no table": (lambda run: (run / "run.json").write_text("[1]"), "no table"),
-    "no fact": (lambda run: (run / "run.json").write_text('{"format": 3}'), "'run' is missing"),
+    "no fact": (lambda run: (run / "run.json").write_text('{"format": 3}'), "run: missing"),
+    "another fact": (_with("fit", "yes"), "fit: found 'yes'"),
+    "a part of a fact": (_with("info", {"classes": 10}), "info.image_shape: missing"),
+    "another condition": (_with("conditions", [{"x": 1}]), "conditions"),
+    "a folder": (lambda run: _as_folder(run / "run.json"), "can't be read"),
     "no state": (lambda run: (run / "state.npz").unlink(), "remove .* and fit again"),
     "cut state": (lambda run: (run / "state.npz").write_bytes(b"PK"), "checksum"),
 }
@@ -674,7 +692,7 @@ def test_broken_runs_are_one_line(zoo: Zoo, tmp_path: Path) -> None:
     [
         ({"generator": "flwo"}, "did you mean 'flow'"),
         ({"options": {"chanels": 2}}, "did you mean 'channels'"),
-        ({"options": {"channels": 2.5}}, "expected int"),
+        ({"options": {"channels": 2.5}}, "expected a whole number"),
         ({"options": {"rank": 0}}, "options.rank: found 0"),
         ({"conditions": ("width",)}, "no such column"),
         ({"generator": "noise", "options": {}, "conditions": ("phase",)}, "takes none"),
@@ -870,10 +888,12 @@ def test_a_generator_is_told_of_data_like_its_own(zoo: Zoo, tmp_path: Path) -> N
     [
         ("gaussian", {"aligned": False}, "fitted with True; sampling can change: nothing"),
         ("kde", {"components": 4}, "fitted with 8; sampling can change: nothing"),
-        ("average", {"aligned": 0}, "found 0, expected bool"),
-        ("average", {"members": math.inf}, "found inf, expected int"),
-        ("noise", {"sigma": math.nan}, "found nan, expected float"),
-        ("noise", {"sigma": True}, "found True, expected float"),
+        ("average", {"aligned": 0}, "found 0, expected true or false"),
+        ("average", {"members": 1}, "found 1, expected at least 2"),
+        ("noise", {"sigma": -0.1}, "found -0.1, expected at least 0"),
+        ("average", {"members": math.inf}, "found inf, expected a whole number"),
+        ("noise", {"sigma": math.nan}, "found nan, expected a finite number"),
+        ("noise", {"sigma": True}, "found True, expected a finite number"),
     ],
 )
 def test_a_sample_changes_options_of_sampling_alone(

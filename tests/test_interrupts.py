@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
@@ -59,6 +61,30 @@ def test_a_signal_that_a_library_swallowed_stops_the_next_work(number: int) -> N
         with pytest.raises(Interrupted), interrupts.watched(silent)("work", 1, "step"):
             begun.append(number)
     assert not begun
+
+
+class Collected:
+    """Does something when the garbage collector takes it."""
+
+    def __init__(self, act: Callable[[], object]) -> None:
+        self.act = act
+
+    def __del__(self) -> None:
+        self.act()
+
+
+def test_a_signal_in_the_garbage_collector_prints_no_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda found: told.append(found.exc_type))
+    interrupts = Interrupts()
+    with interrupts.listening():
+        Collected(lambda: send(signal.SIGINT))
+        assert interrupts.arrived == signal.SIGINT
+        assert told == []
+        Collected(lambda: 1 // 0)
+    assert told == [ZeroDivisionError]
 
 
 def test_earlier_handlers_come_back() -> None:

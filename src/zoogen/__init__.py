@@ -9,9 +9,9 @@ Example:
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from zoogen.lazy import lazily
 from zoogen.version import __version__
 
 if TYPE_CHECKING:
@@ -33,31 +33,12 @@ if TYPE_CHECKING:
     from zoogen.report import write_report
     from zoogen.store import repair, verify
     from zoogen.zoo import Zoo, open_zoo
+else:
+    __getattr__, __dir__ = lazily(__name__, __file__)
 
-_HOME = {
-    "Config": "config", "load_config": "config",
-    "ConfigError": "errors", "ConflictError": "errors", "CorruptZooError": "errors",
-    "DataUnavailableError": "errors", "FormatVersionError": "errors", "NotFoundError": "errors",
-    "StorageError": "errors", "ZoogenError": "errors",
-    "generate": "factory", "label": "factory", "measure": "factory", "plan": "factory",
-    "refine": "factory",
-    "Network": "networks", "build_network": "networks", "ParamSpec": "params",
-    "write_report": "report", "repair": "store", "verify": "store", "Zoo": "zoo", "open_zoo": "zoo",
-}  # fmt: skip
-
-__all__ = ["__version__", "phases", *_HOME]
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used, so that `import zoogen` itself is instant."""
-    if name == "phases":
-        return import_module("zoogen.phases")
-    if name not in _HOME:
-        raise AttributeError(f"module 'zoogen' has no attribute {name!r}")
-    value = getattr(import_module(f"zoogen.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__all__ = [
+    "Config", "ConfigError", "ConflictError", "CorruptZooError", "DataUnavailableError",
+    "FormatVersionError", "Network", "NotFoundError", "ParamSpec", "StorageError", "Zoo",
+    "ZoogenError", "__version__", "build_network", "generate", "label", "load_config", "measure",
+    "open_zoo", "phases", "plan", "refine", "repair", "verify", "write_report",
+]  # fmt: skip

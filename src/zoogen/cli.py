@@ -32,8 +32,32 @@ def _reporter() -> Reporter:
     return _interrupts.watched(console_reporter())
 
 
+# Commands read and check what they are told before they import JAX and what stands on it, which
+# takes seconds.
+def _checked_zoo(path: Path | None) -> Path | None:
+    from zoogen.store.manifest import load
+
+    if path is not None:
+        load(path.resolve())
+    return path
+
+
+def _checked_rule(name: str | None) -> str | None:
+    from zoogen.phases import load_rule
+
+    if name is not None:
+        load_rule(name)
+    return name
+
+
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="TOML file of the zoo.")]
-ZooPath = Annotated[Path, typer.Argument(metavar="ZOO", help="Directory of the zoo.")]
+ZooPath = Annotated[
+    Path, typer.Argument(metavar="ZOO", help="Directory of the zoo.", callback=_checked_zoo)
+]
+OfZoo = Annotated[
+    Path,
+    typer.Option("--zoo", metavar="ZOO", help="Directory of the zoo.", callback=_checked_zoo),
+]
 Overrides = Annotated[
     list[str],
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a value of the config."),
@@ -63,13 +87,16 @@ def plan(
     config: ConfigPath, set_: Overrides = [], size: Size = None, as_json: AsJson = False
 ) -> None:
     """Show cohorts, members, parameters, bytes and rough time; does no work."""
+    from zoogen.config import load_config
+
+    told = load_config(config, set_, size)
     from zoogen import factory, present
     from zoogen.data import load
     from zoogen.estimate import estimate
     from zoogen.population import use_all_cores
 
     use_all_cores()
-    planned = factory.plan(config, set_, size)
+    planned = factory.plan(told)
     cost = estimate(planned, load(planned.config.data))
     _print(present.plan_json(cost) if as_json else present.plan_text(cost), as_json)
 
@@ -87,11 +114,15 @@ def generate(
     as_json: AsJson = False,
 ) -> None:
     """Train, measure, label and store; the same command resumes a run that was killed."""
-    from zoogen import factory, labelling, present
+    from zoogen.config import load_config
+
+    told = load_config(config, set_, size)
     from zoogen.phases import phase_names
 
     required = () if require_coverage is None else phase_names(require_coverage)
-    zoo = factory.generate(factory.plan(config, set_, size), out, _reporter())
+    from zoogen import factory, labelling, present
+
+    zoo = factory.generate(told, out, _reporter())
     _print(present.info_json(zoo) if as_json else present.coverage_text(zoo), as_json)
     labelling.require_coverage(zoo, required)
 
@@ -106,9 +137,12 @@ def measure(
     as_json: AsJson = False,
 ) -> None:
     """Add or recompute landscape metrics of a stored zoo."""
+    from zoogen.landscape.metrics import checked_groups
+
+    names = None if metrics is None else [name.strip() for name in metrics.split(",")]
+    groups = None if names is None else checked_groups(names)
     from zoogen import factory, present
 
-    groups = None if metrics is None else [name.strip() for name in metrics.split(",")]
     measured = factory.measure(zoo, groups, _reporter())
     _print(present.info_json(measured) if as_json else present.info_text(measured), as_json)
 
@@ -131,7 +165,10 @@ def metrics(
 def label(
     zoo: ZooPath,
     rule: Annotated[
-        str | None, typer.Option(help="Name or TOML file of a rule; the config's by default.")
+        str | None,
+        typer.Option(
+            help="Name or TOML file of a rule; the config's by default.", callback=_checked_rule
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -147,7 +184,11 @@ def refine(
     zoo: ZooPath,
     budget: Annotated[int, typer.Option(metavar="N", help="Most cells to add.")],
     rule: Annotated[
-        str | None, typer.Option(help="TOML file of the labels' rule, if zoogen does not ship it.")
+        str | None,
+        typer.Option(
+            help="TOML file of the labels' rule, if zoogen does not ship it.",
+            callback=_checked_rule,
+        ),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the cells and do no work.")
@@ -181,7 +222,7 @@ def info(zoo: ZooPath, as_json: AsJson = False) -> None:
 
 @app.command()
 def verify(
-    zoo: ZooPath,
+    zoo: Annotated[Path, typer.Argument(metavar="ZOO", help="Directory of the zoo.")],
     repair: Annotated[
         bool, typer.Option("--repair", help="Drop damaged parts, so that generate makes them anew.")
     ] = False,
@@ -247,14 +288,18 @@ def study(
     as_json: AsJson = False,
 ) -> None:
     """Average, ensemble, prune or fine-tune the members; write a table (CSV) and diagrams."""
-    from zoogen import present, studies
+    from zoogen import studies
+
+    studies.kind_of(name)
+    from zoogen import present
     from zoogen.population import use_all_cores
     from zoogen.zoo import open_zoo
 
+    directory = _writable(out or zoo.with_name(f"{zoo.stem}_studies"))
     use_all_cores()
     reporter = _interrupts.watched(bar if sys.stderr.isatty() else silent)
     found = studies.run_study(name, open_zoo(zoo), set_, reporter)
-    files = studies.write_study(found, out or zoo.with_name(f"{zoo.stem}_studies"))
+    files = studies.write_study(found, directory)
     _print(
         present.study_json(found, files) if as_json else present.study_text(found, files), as_json
     )
@@ -289,17 +334,18 @@ def sparsify(
 @app.command("train-generator")
 def train_generator(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="TOML file of the generator.")],
-    zoo: Annotated[Path, typer.Option("--zoo", metavar="ZOO", help="Directory of the zoo.")],
+    zoo: OfZoo,
     out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Directory of the run.")],
     set_: Overrides = [],
     as_json: AsJson = False,
 ) -> None:
     """Fit a generator of weights on the training members; the same command resumes."""
-    from zoogen import generators, present
-    from zoogen.config import load_table
+    from zoogen import generators
+
+    told = generators.load_generator(config, set_)
+    from zoogen import present
     from zoogen.zoo import open_zoo
 
-    told = load_table(generators.GeneratorConfig, config, set_)
     run = generators.train_generator(told, open_zoo(zoo), out, _reporter())
     _print(present.run_json(run) if as_json else present.run_text(run), as_json)
 
@@ -314,17 +360,21 @@ def sample(
         typer.Option("--condition", metavar="NAME=VALUE", help="As in phase=IV-B; repeatable."),
     ] = [],
     set_: OfSampling = [],
-    seed: Annotated[int, typer.Option(min=0, help="Of all noise.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of all noise.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Sample networks from a fitted generator as a zoo, measured and labelled."""
-    from zoogen import factory, generators, present
+    from zoogen import generators
     from zoogen.config import parse_options
+
+    wish, options = generators.parse_wish(condition), parse_options(set_)
+    fitted = generators.open_run(run)
+    fitted.check(wish, options)
+    from zoogen import factory, present
     from zoogen.population import use_all_cores
 
     use_all_cores()
-    wish, options = generators.parse_wish(condition), parse_options(set_)
-    generators.sample_zoo(generators.open_run(run), count, out, seed, wish, options)
+    generators.sample_zoo(fitted, count, out, seed, wish, options)
     made = factory.complete(out, _reporter())
     _print(present.info_json(made) if as_json else present.info_text(made), as_json)
 
@@ -334,7 +384,7 @@ def evaluate_generator(
     run: Annotated[
         list[Path], typer.Argument(metavar="RUN...", help="Fitted generators of one population.")
     ],
-    zoo: Annotated[Path, typer.Option("--zoo", metavar="ZOO", help="That they were fitted on.")],
+    zoo: OfZoo,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Where to; RUN/report by default.")
     ] = None,
@@ -356,16 +406,20 @@ def evaluate_generator(
     """
     from zoogen import generators
     from zoogen.config import load_data_config, parse_options
+
+    runs = [generators.open_run(path) for path in run]
+    told = [load_data_config(path) for path in other_data]
+    options = parse_options(set_)
+    for one in runs:
+        one.check({}, options)
     from zoogen.data import load
     from zoogen.evaluate import generation
     from zoogen.zoo import open_zoo
 
-    opened = open_zoo(zoo)
-    runs = [generators.open_run(path) for path in run]
-    others = [load(load_data_config(path)) for path in other_data]
-    options = parse_options(set_)
+    directory = _writable(out or run[0] / "report")
+    opened, others = open_zoo(zoo), [load(data) for data in told]
     reports = generation.evaluate_runs(runs, opened, samples, seeds, _reporter(), others, options)
-    files = generation.render(reports, out or run[0] / "report")
+    files = generation.render(reports, directory)
     table = next(path for path in files if path.suffix == ".md").read_text()
     _print({"files": [str(path) for path in files]} if as_json else table, as_json)
 
@@ -389,7 +443,7 @@ class _ListsTasks(TyperCommand):
 @app.command("train-model", cls=_ListsTasks)
 def train_model(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="TOML file of a comparison.")],
-    zoo: Annotated[Path, typer.Option("--zoo", metavar="ZOO", help="Directory of the zoo.")],
+    zoo: OfZoo,
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="RUN", help="Directory of raw rows; ZOO_NAME by default."),
@@ -399,11 +453,12 @@ def train_model(
 ) -> None:
     """Fit models that read weights, with an equal budget; the same command resumes."""
     from zoogen import evaluate
+
+    wanted = evaluate.load_run(config, set_)
     from zoogen.population import use_all_cores
     from zoogen.zoo import open_zoo
 
     use_all_cores()
-    wanted = evaluate.load_run(config, set_)
     run = evaluate.train_models(
         wanted, open_zoo(zoo), out or zoo.with_name(f"{zoo.stem}_{wanted.name}"), _reporter()
     )
@@ -453,7 +508,11 @@ def fit(
     source: Annotated[Path, typer.Argument(metavar="ZOO|CSV", help="Measurements to fit on.")],
     out: Annotated[Path, typer.Option("--out", metavar="RULE.toml", help="Rule file to write.")],
     start: Annotated[
-        str, typer.Option(help="Rule with start values and bounds: a name or a TOML file.")
+        str,
+        typer.Option(
+            help="Rule with start values and bounds: a name or a TOML file.",
+            callback=_checked_rule,
+        ),
     ] = "md_tree",
     as_json: AsJson = False,
 ) -> None:
@@ -463,6 +522,15 @@ def fit(
     rule = labelling.fit_rule(source, start, out.stem)
     labelling.write_rule(rule, out)
     _print(present.fit_json(rule, out) if as_json else present.fit_text(rule, out), as_json)
+
+
+def _writable(directory: Path) -> Path:
+    """The directory, made before work that takes minutes and not after it."""
+    from zoogen.store.disk import storage_errors
+
+    with storage_errors(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    return directory
 
 
 def _print(result: Any, as_json: bool) -> None:

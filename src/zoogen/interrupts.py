@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 
 from zoogen.progress import Advance, Reporter
@@ -45,9 +47,12 @@ class Interrupts:
         """
         self.arrived = 0
         earlier = {n: signal.signal(n, self._handle) for n in (signal.SIGINT, signal.SIGTERM)}
+        tell = sys.unraisablehook
+        sys.unraisablehook = partial(_tell_of_others, tell)
         try:
             yield
         finally:
+            sys.unraisablehook = tell
             for number, handler in earlier.items():
                 signal.signal(number, handler)
 
@@ -81,3 +86,11 @@ class Interrupts:
     def _stop_if_asked(self) -> None:
         if self.arrived:
             raise Interrupted
+
+
+def _tell_of_others(
+    tell: Callable[[sys.UnraisableHookArgs], object], found: sys.UnraisableHookArgs
+) -> None:
+    """No traceback of a signal that came in a callback of the garbage collector; it is noted."""
+    if not isinstance(found.exc_value, Interrupted):
+        tell(found)

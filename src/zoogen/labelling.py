@@ -19,7 +19,6 @@ from zoogen.store import ZooWriter
 from zoogen.zoo import Zoo, open_zoo
 
 ANNEAL, END = "anneal", "end"
-BEFORE = "_before_annealing"
 
 
 def write_labels(writer: ZooWriter, rule: str) -> None:
@@ -48,7 +47,7 @@ def write_labels(writer: ZooWriter, rule: str) -> None:
 
 def _beside(end: pd.DataFrame, earlier: pd.DataFrame, key: str) -> pd.DataFrame:
     """The table at the end with the columns of the earlier one behind, named so."""
-    named = earlier.drop(columns="advice", errors="ignore").set_index(key).add_suffix(BEFORE)
+    named = earlier.drop(columns="advice", errors="ignore").set_index(key).add_suffix(phases.BEFORE)
     return end.join(named, on=key)
 
 

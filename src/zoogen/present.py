@@ -9,21 +9,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from zoogen.config import FIRST_GROUPS, Config, Draw
-from zoogen.estimate import Estimate
 from zoogen.grid import MEMBER_LIMIT, round_of
-from zoogen.labelling import BEFORE
 from zoogen.landscape import GROUPS, METRICS, NOTES, WITHOUT_ERROR, Metric
-from zoogen.phases import CkaCut, ConnectivityCut, Coverage, Cut, Rule, load_rule, rule_names, tally
-from zoogen.refinement import Proposal
-from zoogen.store import Problem
-from zoogen.zoo import Zoo
+from zoogen.phases import (
+    BEFORE,
+    CkaCut,
+    ConnectivityCut,
+    Coverage,
+    Cut,
+    Rule,
+    load_rule,
+    rule_names,
+    tally,
+)
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from zoogen.estimate import Estimate
     from zoogen.generators import Run
+    from zoogen.refinement import Proposal
+    from zoogen.store import Problem
     from zoogen.studies import Study
+    from zoogen.zoo import Zoo
 
 Json = dict[str, Any]
 RANGES = (

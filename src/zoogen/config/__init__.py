@@ -15,6 +15,7 @@ from zoogen.config.files import (
     load_table,
     parse_config,
     parse_options,
+    refuse_other_kind,
 )
 from zoogen.config.grid import GridConfig
 from zoogen.config.schema import (
@@ -63,5 +64,6 @@ __all__ = [
     "load_table",
     "parse_config",
     "parse_options",
+    "refuse_other_kind",
     "validated",
 ]

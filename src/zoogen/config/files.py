@@ -5,13 +5,35 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from zoogen.config.schema import Config, Model, validate, validated
-from zoogen.config.sections import DataConfig
+from zoogen.config.sections import DataConfig, Section
 from zoogen.errors import ConfigError, NotFoundError
+
+
+class Kind(NamedTuple):
+    """One kind of config.
+
+    Attributes:
+        words: what it describes.
+        mark: a key at its top that every one of them has, and none of another kind.
+        command: that takes it, after its place.
+    """
+
+    words: str
+    mark: str
+    command: str
+
+
+KINDS = (
+    Kind("a zoo", "train", "zoogen generate {} --out ZOO"),
+    Kind("a generator", "generator", "zoogen train-generator {} --zoo ZOO --out RUN"),
+    Kind("a comparison of readers", "task", "zoogen train-model {} --zoo ZOO"),
+    Kind("a rule of phases", "thresholds", "zoogen label ZOO --rule {}"),
+)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = (), size: str | None = None) -> Config:
@@ -37,7 +59,31 @@ def load_table(model: type[Model], path: str | Path, overrides: Sequence[str] = 
         NotFoundError: if there is no such file.
         ConfigError: with one line per mistake: file, key, found, allowed.
     """
-    return validated(model, _overridden(_read_toml(Path(path)), overrides), str(path))
+    table = _read_toml(Path(path))
+    refuse_other_kind(model, table, path)
+    return validated(model, _overridden(table, overrides), str(path))
+
+
+def refuse_other_kind(model: type[Section], table: Mapping[str, Any], path: str | Path) -> None:
+    """Tell a config of another kind in one line, not in one for each of its keys.
+
+    Args:
+        model: the schema that is expected.
+        table: what the file holds.
+        path: of the file.
+
+    Raises:
+        ConfigError: saying what it looks like, and which command takes that.
+    """
+    found = [kind for kind in KINDS if kind.mark in table]
+    if any(kind.mark in model.model_fields for kind in found):
+        return
+    if found:
+        kind = found[0]
+        raise ConfigError(
+            f"{path} looks like a config of {kind.words} (it has {kind.mark!r}); run: "
+            + kind.command.format(path)
+        )
 
 
 def load_data_config(path: str | Path) -> DataConfig:

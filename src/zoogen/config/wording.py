@@ -31,6 +31,8 @@ def expectation(error: Mapping[str, Any]) -> str:
     if error["type"] == "value_error":
         return str(error["ctx"]["error"])
     wanted = error["msg"].removeprefix("Input should be ").removeprefix("Input should ")
+    wanted = wanted.replace("a valid tuple", "a list")
+    wanted = re.sub(r"a valid dictionary( or instance of \w+)?", "a table", wanted)
     if error.get("ctx", {}).get("pattern") == NAME:
         wanted = "letters, digits, '_', '.' and '-', the first a letter or digit"
     found = error["input"]

@@ -12,7 +12,7 @@ import numpy as np
 from zoogen.errors import NotFoundError
 from zoogen.evaluate.intervals import RESAMPLES, Interval, paired_difference
 from zoogen.evaluate.runs import BASELINES, Json, Run, best_trial
-from zoogen.evaluate.scores import SCORES
+from zoogen.evaluate.scoring import SCORES
 from zoogen.evaluate.splits import UNITS
 from zoogen.evaluate.tasks import PADDED
 

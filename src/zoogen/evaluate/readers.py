@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from zoogen.evaluate.problem import Problem
 from zoogen.progress import Advance
+
+if TYPE_CHECKING:
+    from zoogen.evaluate.problem import Problem
 
 Options = Mapping[str, Any]
 

@@ -29,7 +29,7 @@ from zoogen.evaluate.inputs import refuse_mixed
 from zoogen.evaluate.memory import peak_bytes, reset_peak
 from zoogen.evaluate.problem import Problem
 from zoogen.evaluate.readers import Fitted, Options, Reader
-from zoogen.evaluate.scores import CHOOSES, scores
+from zoogen.evaluate.scoring import CHOOSES, scores
 from zoogen.evaluate.table import READERS_OF
 from zoogen.evaluate.targets import Asks
 from zoogen.evaluate.tasks import IDENTITY, Task, blind, task_of
@@ -105,7 +105,10 @@ def open_run(path: str | Path) -> Run:
     folder = Path(path)
     if not (folder / FACTS).is_file():
         raise NotFoundError(f"{folder}: no run of `zoogen train-model` here (no {FACTS})")
-    return Run(folder, _json(folder / FACTS))
+    facts = _json(folder / FACTS)
+    if "task" not in facts:
+        raise NotFoundError(f"{folder}: its {FACTS} is not that of a run of `zoogen train-model`")
+    return Run(folder, facts)
 
 
 def _json(path: Path) -> Json:

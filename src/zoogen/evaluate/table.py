@@ -5,16 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zoogen.errors import ConfigError
-from zoogen.evaluate import closed, editing, probing, trained
-from zoogen.evaluate.inputs import in_canonical_form, refuse_unfit
-from zoogen.evaluate.problem import Problem
 from zoogen.evaluate.readers import Fitted, Options, Reader, Training
 from zoogen.evaluate.targets import Asks
+from zoogen.lazy import Deferred
 
-Fit = Callable[[Problem, Options, Training, int], Fitted]
+if TYPE_CHECKING:
+    from zoogen.evaluate import closed, editing, probing, trained
+    from zoogen.evaluate.problem import Problem
+else:  # help shows the table, and needs no JAX
+    closed, editing, probing, trained = (
+        Deferred(f"zoogen.evaluate.{name}") for name in ("closed", "editing", "probing", "trained")
+    )
+
+Fit = Callable[["Problem", Options, Training, int], Fitted]
 
 # Options from which tuning may choose; the first is the default.
 RATES: dict[str, tuple[Any, ...]] = {
@@ -58,6 +64,8 @@ def _fit(
 ) -> Fitted:
     """Fit with defaults for the options that are not given, after the checks all readers share,
     and with ``canonical`` on canonical forms of the members."""
+    from zoogen.evaluate.inputs import in_canonical_form, refuse_unfit
+
     unknown = sorted(options.keys() - space.keys())
     if unknown:
         raise ConfigError(

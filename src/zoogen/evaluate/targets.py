@@ -6,26 +6,29 @@ import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Bool, Float
 
 from zoogen.config import HYPER_PARAMETERS
 from zoogen.errors import ConfigError, NotFoundError
-from zoogen.evaluate.problem import Kind
-from zoogen.evaluate.samples import Selection
-from zoogen.evaluate.splits import Level
 from zoogen.landscape import METRICS
 from zoogen.phases import PHASES
-from zoogen.zoo import Zoo
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from zoogen.evaluate.problem import Kind
+    from zoogen.evaluate.samples import Selection
+    from zoogen.evaluate.splits import Level
+    from zoogen.zoo import Zoo
 
 DECADE = 10.0  # positive values that span more are read on a logarithmic scale
 _ERRORS = ("_stderr", "_residual")
 FLOOR = 0.1  # where zero stands on it, in units of the smallest positive value
 
-Read = Callable[[Zoo, pd.DataFrame], pd.Series]
+Read = Callable[["Zoo", "pd.DataFrame"], "pd.Series"]
 Asks = Literal["network", "update", "edit"]
 """What a reader returns for a sample: something about the network, a number for each of its
 parameters, or what the network computes after a change of its parameters."""
@@ -85,6 +88,8 @@ def _phase(zoo: Zoo, table: pd.DataFrame) -> pd.Series:
 
 def _member_metric(zoo: Zoo, table: pd.DataFrame, name: str) -> pd.Series:
     """A metric of members (or pairs: the mean over a cell's pairs) at each sample's time."""
+    import pandas as pd
+
     parts = []
     for cohort, own in table.groupby("cohort", sort=False):
         metric = zoo.reader.read_metric(str(cohort), name)
@@ -97,6 +102,8 @@ def _member_metric(zoo: Zoo, table: pd.DataFrame, name: str) -> pd.Series:
 
 
 def _of_cells(zoo: Zoo, cohort: str, table: pd.DataFrame, name: str) -> Float[np.ndarray, " n"]:
+    import pandas as pd
+
     metric = zoo.reader.read_metric(cohort, name)
     places, owners = zoo.owners(cohort, metric)
     cells = zoo.reader.members(cohort)["cell"].loc[owners[:, 0]].to_numpy()
@@ -114,6 +121,8 @@ def _metric(name: str, log: bool = False) -> Target:
 
 
 def _none(zoo: Zoo, table: pd.DataFrame) -> pd.Series:
+    import pandas as pd
+
     return pd.Series(0.0, index=table.index)
 
 
@@ -202,8 +211,10 @@ def _lacks(zoo: Zoo, name: str, table: pd.DataFrame) -> str:
 
 def _of_column(name: str, values: pd.Series) -> Target:
     """A hyper-parameter: words are classes, positive numbers over decades have a logarithm."""
+    from pandas.api.types import is_bool_dtype, is_numeric_dtype
+
     read, definition = partial(_column, name=name), f"hyper-parameter {name}"
-    if not pd.api.types.is_numeric_dtype(values) or pd.api.types.is_bool_dtype(values):
+    if not is_numeric_dtype(values) or is_bool_dtype(values):
         return Target("classification", "", "member", definition, read)
     known = values.dropna()
     positive = known[known > 0]

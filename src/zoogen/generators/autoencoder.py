@@ -54,9 +54,9 @@ def chunks_of(spec: ParamSpec, how: str, piece: int) -> Places:
         [[0, 1, 2], [3, 4, 5]]
     """
     if how not in CHUNKS:
-        raise ConfigError(f"chunks: found {how!r}, expected one of {', '.join(CHUNKS)}")
+        raise ConfigError(f"options.chunks: found {how!r}, expected one of {', '.join(CHUNKS)}")
     if how == "pieces" and piece < 1:
-        raise ConfigError(f"piece: found {piece}, expected at least 1 weight")
+        raise ConfigError(f"options.piece: found {piece}, expected at least 1 weight")
     ends = {"whole": [spec.size], "pieces": [*range(piece, spec.size, piece or 1), spec.size]}
     stops = ends[how] if how in ends else _ends_of_layers(spec)
     starts = [0, *stops[:-1]]

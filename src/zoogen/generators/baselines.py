@@ -86,7 +86,8 @@ def means_of_members(source: Source, state: State, options: Options, request: Re
     values, count = state["values"], options["members"]
     if not 2 <= count <= len(values):
         raise ConfigError(
-            f"members: found {count}, expected 2 to {len(values)}, the number of training members"
+            f"options.members: found {count}, expected 2 to {len(values)}, the number of training "
+            "members"
         )
     chosen = np.stack([rng.choice(len(values), count, replace=False) for _ in range(request.count)])
     total = values[chosen[:, 0]].astype(np.float64)
@@ -173,7 +174,7 @@ def sample_pca(_source: Source, state: State, _options: Options, request: Reques
 def fit_kde(train: Fittable, validation: Fittable, options: Options, effort: Effort) -> State:
     """Principal components of the members that fit their training images best."""
     if not 0 < options["share"] <= 1:
-        raise ConfigError(f"share: found {options['share']:g}, expected above 0, at most 1")
+        raise ConfigError(f"options.share: found {options['share']:g}, expected above 0, at most 1")
     accuracy = train.population.table["train_accuracy"].to_numpy()
     best = np.argsort(-accuracy, kind="stable")[: max(2, round(options["share"] * len(accuracy)))]
     kept = Fittable(train.population.rows(best), train.conditions[best])

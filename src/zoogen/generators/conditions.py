@@ -5,13 +5,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Bool, Float32, Float64
 
 from zoogen.errors import ConfigError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DECADES = 10.0
 """Positive numbers that span more than this factor are taken on a logarithmic scale."""
@@ -152,6 +154,7 @@ def conditioning_of(table: pd.DataFrame, names: Sequence[str]) -> Conditioning:
         ConfigError: if there is no such column, or it has one value only.
 
     Example:
+        >>> import pandas as pd
         >>> table = pd.DataFrame({"phase": ["I", "II"], "train.learning_rate": [0.01, 1.0]})
         >>> conditions = conditioning_of(table, ["phase", "train.learning_rate"])
         >>> conditions.of_wish({"train.learning_rate": 1.0}, 1).tolist()
@@ -187,13 +190,15 @@ def completed(
 
 
 def _quantity(name: str, column: pd.Series) -> Quantity:
+    from pandas.api.types import is_numeric_dtype
+
     present = column.dropna()
     if present.nunique() < 2:
         raise ConfigError(
             f"condition {name!r}: found {present.nunique()} different values in the training "
             "members, expected at least two; leave it out"
         )
-    if not pd.api.types.is_numeric_dtype(present):
+    if not is_numeric_dtype(present):
         return Quantity(name, classes=tuple(sorted(map(str, present.unique()))))
     values = present.to_numpy(np.float64)
     low, high = float(values.min()), float(values.max())

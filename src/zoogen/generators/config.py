@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from zoogen.config import Section
 from zoogen.config.wording import NAME
@@ -29,6 +29,15 @@ class PopulationConfig(Section):
     held_out: float = Field(default=0.2, gt=0, lt=0.9)
     seed: int = Field(default=0, ge=0, lt=2**31)
     members: int | None = Field(default=None, ge=8)
+
+    @model_validator(mode="after")
+    def _something_is_left(self) -> PopulationConfig:
+        if self.validation + self.held_out >= 1:
+            raise ValueError(
+                f"validation/held_out: found {self.validation} and {self.held_out}, expected less "
+                "than 1 together, so that members are left for training"
+            )
+        return self
 
 
 class EffortConfig(Section):
@@ -59,3 +68,9 @@ class GeneratorConfig(Section):
     options: dict[str, Any] = Field(default_factory=dict)
     population: PopulationConfig = PopulationConfig()
     training: EffortConfig = EffortConfig()
+
+    @model_validator(mode="after")
+    def _conditions_differ(self) -> GeneratorConfig:
+        if len(set(self.conditions)) < len(self.conditions):
+            raise ValueError(f"conditions: found {list(self.conditions)}, expected each once")
+        return self

@@ -51,12 +51,6 @@ from zoogen.generators.velocity import vector_field
 from zoogen.params import ParamSpec
 from zoogen.symmetry import align_members
 
-DEFAULTS = {
-    "chunks": "whole", "piece": 512, "latent": 64, "hidden": 256, "kl": 1e-6, "share": 0.5,
-    "embedding": 16, "shots": 5, "inducing": 8, "contrast": 0.0,
-    "width": 512, "depth": 4, "sampling_steps": 1000, "guidance": 1.0,
-    "aligned": True, "normalisation": "tensor",
-}  # fmt: skip
 NORMALISATIONS = ("tensor", "none")
 DATA = ("data.fraction", "data.label_noise")  # what makes members' data sets differ
 EMBEDDED = 256  # data sets at a time
@@ -72,7 +66,7 @@ def fit(train: Fittable, validation: Fittable, options: Options, effort: Effort)
     """
     _refuse_sizes(options)
     if not 0 < options["share"] < 1:
-        raise ConfigError(f"share: found {options['share']:g}, expected between 0 and 1")
+        raise ConfigError(f"options.share: found {options['share']:g}, expected between 0 and 1")
     told = _told((train, validation), options)
     first = max(1, round(options["share"] * effort.steps))
     found = _fit_codes(train, validation, options, replace(effort, steps=first))
@@ -145,7 +139,7 @@ def scale_of(spec: ParamSpec, values: Values, how: str) -> Code:
     """
     if how not in NORMALISATIONS:
         raise ConfigError(
-            f"normalisation: found {how!r}, expected one of {', '.join(NORMALISATIONS)}"
+            f"options.normalisation: found {how!r}, expected one of {', '.join(NORMALISATIONS)}"
         )
     scale = Code(np.zeros(spec.size, np.float32), np.ones(spec.size, np.float32))
     for parameter in spec.parameters if how == "tensor" else ():

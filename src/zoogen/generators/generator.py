@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float32
 
 from zoogen.config import Config
-from zoogen.data import Dataset
 from zoogen.generators.conditions import Conditioning
-from zoogen.generators.population import Population
-from zoogen.networks import Network
 from zoogen.progress import Reporter, silent
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from zoogen.data import Dataset
+    from zoogen.generators.population import Population
+    from zoogen.networks import Network
 
 State = dict[str, Any]
 Options = Mapping[str, Any]
@@ -124,6 +127,7 @@ class Generator:
         sample: ``(source, state, options, request) → weights [n p]``; the same request gives the
             same weights.
         options: their defaults by name.
+        least: the smallest value of some options.
         sampling: names of those that a sample reads and that may differ from those of the fit.
         conditional: whether it reads conditions.
         trained: whether it takes optimiser steps.
@@ -133,6 +137,7 @@ class Generator:
     fit: Callable[[Fittable, Fittable, Options, Effort], State]
     sample: Callable[[Source, State, Options, Request], Float32[np.ndarray, "n p"]]
     options: Mapping[str, Any] = field(default_factory=dict)
+    least: Mapping[str, float] = field(default_factory=dict)
     sampling: tuple[str, ...] = ()
     conditional: bool = False
     trained: bool = False

@@ -129,7 +129,8 @@ def graph_hypernetwork(
 def _refuse(network: Network, size: Size) -> None:
     if size.stabiliser not in STABILISERS:
         raise ConfigError(
-            f"stabiliser: found {size.stabiliser!r}, expected one of {', '.join(STABILISERS)}"
+            f"options.stabiliser: found {size.stabiliser!r}, expected one of "
+            f"{', '.join(STABILISERS)}"
         )
     if network.spec.statistics or network.config.fits_image:
         raise ConfigError(

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
-from zoogen.generators import baselines, d2nwg, learned, predicted
+from typing import TYPE_CHECKING
+
 from zoogen.generators.generator import Generator
+from zoogen.lazy import Deferred
+
+if TYPE_CHECKING:
+    from zoogen.generators import baselines, d2nwg, learned, predicted
+else:  # a config is checked against the table before JAX is imported
+    baselines, d2nwg, learned, predicted = (
+        Deferred(f"zoogen.generators.{name}")
+        for name in ("baselines", "d2nwg", "learned", "predicted")
+    )
 
 _PATH = {"path_steps": 32, "method": "heun", "guidance": 1.0, "noise": 0.5, "spread": 1.0}
 
@@ -14,12 +24,13 @@ GENERATORS: dict[str, Generator] = {
     ),
     "noise": Generator(
         "training members with Gaussian noise, sigma times each tensor's deviation",
-        baselines.keep_members, baselines.noised, {"sigma": 0.1}, sampling=("sigma",),
+        baselines.keep_members, baselines.noised, {"sigma": 0.1}, least={"sigma": 0},
+        sampling=("sigma",),
     ),
     "average": Generator(
         "means of several training members, aligned with the first of them, or raw",
         baselines.keep_members, baselines.means_of_members, {"members": 2, "aligned": True},
-        sampling=("members", "aligned"),
+        least={"members": 2}, sampling=("members", "aligned"),
     ),
     "gaussian": Generator(
         "independent normal parameters with the means and deviations of training members",
@@ -48,7 +59,10 @@ GENERATORS: dict[str, Generator] = {
     "d2nwg": Generator(
         "diffusion of codes of an autoencoder of weights, told the data set (Soro et al., "
         "Diffusion-based neural network weights generation, 2025)",
-        d2nwg.fit, d2nwg.sample, d2nwg.DEFAULTS,
+        d2nwg.fit, d2nwg.sample,
+        {"chunks": "whole", "piece": 512, "latent": 64, "hidden": 256, "kl": 1e-6, "share": 0.5,
+         "embedding": 16, "shots": 5, "inducing": 8, "contrast": 0.0, "width": 512, "depth": 4,
+         "sampling_steps": 1000, "guidance": 1.0, "aligned": True, "normalisation": "tensor"},
         sampling=("sampling_steps", "guidance", "shots"), conditional=True, trained=True,
     ),
     "flow": Generator(

@@ -7,27 +7,35 @@ I under-fitted and under-sized, II under-fitted, III under-sized, IV-A over-fitt
 IV-B generalising.
 """
 
-from zoogen.phases.coverage import Coverage, coverage, phase_names, remedy, tally
-from zoogen.phases.knobs import DIRECTIONS, grows
-from zoogen.phases.labels import Labels, label
-from zoogen.phases.rules import (
-    CLASSES,
-    PHASES,
-    CkaCut,
-    ConnectivityCut,
-    Cut,
-    Leaf,
-    Rule,
-    Score,
-    Tree,
-    load_rule,
-    rule_names,
-    rule_toml,
-)
-from zoogen.phases.thresholds import Threshold
-from zoogen.phases.tree import LEAVES, advise, cells_of, fit_tree, read_measurements, targets
+from typing import TYPE_CHECKING
+
+from zoogen.lazy import lazily
+
+if TYPE_CHECKING:
+    from zoogen.phases.covered import Coverage, coverage, phase_names, remedy, tally
+    from zoogen.phases.knobs import DIRECTIONS, grows
+    from zoogen.phases.labels import BEFORE, Labels, label
+    from zoogen.phases.rules import (
+        CLASSES,
+        PHASES,
+        CkaCut,
+        ConnectivityCut,
+        Cut,
+        Leaf,
+        Rule,
+        Score,
+        Tree,
+        load_rule,
+        rule_names,
+        rule_toml,
+    )
+    from zoogen.phases.thresholds import Threshold
+    from zoogen.phases.tree import LEAVES, advise, cells_of, fit_tree, read_measurements, targets
+else:
+    __getattr__, __dir__ = lazily(__name__, __file__)
 
 __all__ = [
+    "BEFORE",
     "CLASSES",
     "DIRECTIONS",
     "LEAVES",

@@ -18,6 +18,9 @@ from zoogen.phases.vote import decide, draw, mean, standard_error, vote
 _I, _II, _III, _IVA, _IVB = range(5)
 _NONE = -1
 
+BEFORE = "_before_annealing"
+"""Ends the names of columns that hold labels at the snapshot before annealing."""
+
 
 @dataclass(frozen=True)
 class Labels:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from zoogen.config import Section
+from zoogen.config import Section, refuse_other_kind
 from zoogen.errors import ConfigError, NotFoundError
 from zoogen.phases.knobs import Knob
 
@@ -231,7 +231,9 @@ def load_rule(rule: str | Path) -> Rule:
     """
     where, text = _read_rule(rule)
     try:
-        return Rule.model_validate(tomllib.loads(text))
+        table = tomllib.loads(text)
+        refuse_other_kind(Rule, table, rule)
+        return Rule.model_validate(table)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"rule {where}: no valid TOML: {error}; correct the file") from None
     except ValidationError as error:

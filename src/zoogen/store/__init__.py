@@ -5,11 +5,18 @@
 in here.
 """
 
-from zoogen.store.check import Problem, repair, verify
-from zoogen.store.layout import default_block_size
-from zoogen.store.manifest import Cohort, Manifest
-from zoogen.store.reader import LabelTables, Metric, ZooReader
-from zoogen.store.writer import ZooWriter
+from typing import TYPE_CHECKING
+
+from zoogen.lazy import lazily
+
+if TYPE_CHECKING:
+    from zoogen.store.check import Problem, repair, verify
+    from zoogen.store.layout import default_block_size
+    from zoogen.store.manifest import Cohort, Manifest
+    from zoogen.store.reader import LabelTables, Metric, ZooReader
+    from zoogen.store.writer import ZooWriter
+else:
+    __getattr__, __dir__ = lazily(__name__, __file__)
 
 __all__ = [
     "Cohort",

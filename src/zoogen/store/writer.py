@@ -102,12 +102,10 @@ class ZooWriter:
             StorageError: if the file system refuses.
         """
         root = Path(path).resolve()
-        if root.exists() and not root.is_dir():
-            raise ConflictError(f"{root} is a file, expected a zoo or nothing; choose another path")
+        cls.refuse_other(root, config_hash)  # before a lock is put there
         with storage_errors(root):
             root.mkdir(parents=True, exist_ok=True)
             flush(root.parent)
-        _is_fresh(root)  # refuses a foreign directory before a lock is put there
         with writer_lock(root):
             if _is_fresh(root):
                 manifest = Manifest(
@@ -115,12 +113,23 @@ class ZooWriter:
                 )
             else:
                 manifest = load(root)
-            if manifest.config_hash != config_hash:
-                raise ConflictError(
-                    f"{root} holds the zoo of config {manifest.config_hash}, this config is "
-                    f"{config_hash}; choose another path, or use the config that made the zoo"
-                )
+            _refuse_other_config(root, manifest, config_hash)
             yield cls(root, manifest)._begin(provenance)
+
+    @staticmethod
+    def refuse_other(path: str | Path, config_hash: str) -> None:
+        """Refuse, before any work, a path that :meth:`create` would refuse; nothing is written.
+
+        Raises:
+            ConflictError: if the path holds something else: a zoo of another config, a file, a
+                directory with other content.
+            CorruptZooError, FormatVersionError: if the zoo that is there can't be read.
+        """
+        root = Path(path).resolve()
+        if root.exists() and not root.is_dir():
+            raise ConflictError(f"{root} is a file, expected a zoo or nothing; choose another path")
+        if root.exists() and not _is_fresh(root):
+            _refuse_other_config(root, load(root), config_hash)
 
     @classmethod
     @contextmanager
@@ -420,6 +429,14 @@ def _is_fresh(root: Path) -> bool:
             f"{root} is no zoo and not empty, it holds {min(foreign)!r}; choose another path"
         )
     return True
+
+
+def _refuse_other_config(root: Path, manifest: Manifest, config_hash: str) -> None:
+    if manifest.config_hash != config_hash:
+        raise ConflictError(
+            f"{root} holds the zoo of config {manifest.config_hash}, this config is "
+            f"{config_hash}; choose another path, or use the config that made the zoo"
+        )
 
 
 def _json(value: Json) -> dict[str, Any]:

@@ -5,13 +5,21 @@ with that of the members as they are or of an equal training. :data:`STUDIES` is
 them. :func:`sparsify` writes what pruning leaves as a zoo of its own.
 """
 
-from zoogen.studies.cohort import Subjects, subjects
-from zoogen.studies.draw import study_diagrams, write_study
-from zoogen.studies.estimates import Estimate, Replicates
-from zoogen.studies.pruning import ROUNDS, Pruning
-from zoogen.studies.run import STUDIES, Kind, Study, gains_by_phase, run_study
-from zoogen.studies.trainees import Trainees
-from zoogen.studies.twin import sparsify
+from typing import TYPE_CHECKING
+
+from zoogen.lazy import lazily
+
+if TYPE_CHECKING:
+    from zoogen.studies.cohort import Subjects, subjects
+    from zoogen.studies.draw import study_diagrams, write_study
+    from zoogen.studies.estimates import Estimate, Replicates
+    from zoogen.studies.pruning import ROUNDS, Pruning
+    from zoogen.studies.run import Study, gains_by_phase, run_study
+    from zoogen.studies.table import STUDIES, Kind, kind_of
+    from zoogen.studies.trainees import Trainees
+    from zoogen.studies.twin import sparsify
+else:
+    __getattr__, __dir__ = lazily(__name__, __file__)
 
 __all__ = [
     "ROUNDS",
@@ -24,6 +32,7 @@ __all__ = [
     "Subjects",
     "Trainees",
     "gains_by_phase",
+    "kind_of",
     "run_study",
     "sparsify",
     "study_diagrams",

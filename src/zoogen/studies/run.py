@@ -1,11 +1,10 @@
-"""The table of studies, and how one is run over all cohorts of a zoo."""
+"""How a study is run over all cohorts of a zoo."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -13,92 +12,13 @@ import pandas as pd
 from zoogen.errors import ConfigError, NotFoundError
 from zoogen.progress import Advance, Reporter, silent
 from zoogen.report import ReportData, data_of
-from zoogen.studies.averaging import average_seeds, average_snapshots, ensemble
 from zoogen.studies.cohort import subjects
-from zoogen.studies.compaction import compact
-from zoogen.studies.compositions import compose_tasks
 from zoogen.studies.estimates import Estimate
-from zoogen.studies.pruning import prune
-from zoogen.studies.stars import star
+from zoogen.studies.table import STUDIES, Kind, kind_of
 from zoogen.studies.trainees import trainees
-from zoogen.studies.transfer import fine_tune
 
 if TYPE_CHECKING:
     from zoogen.zoo import Zoo
-
-
-@dataclass(frozen=True)
-class Kind:
-    """One kind of study.
-
-    Attributes:
-        of_cohort: the estimates of a cohort, any order of cells; takes a :class:`Subjects`, or
-            a :class:`Trainees` where the study trains.
-        definition: one line.
-        setting: a setting in words, as a format.
-        needs: what a cell must have to take part.
-        trains: whether members are trained on.
-        overridden: whether the user says on what and how, in the words of a config.
-        accuracy: whether the accuracies themselves are drawn, besides the gains.
-    """
-
-    of_cohort: Callable[[Any], Iterable[Estimate]]
-    definition: str
-    setting: str
-    needs: str
-    trains: bool = False
-    overridden: bool = False
-    accuracy: bool = False
-
-
-STUDIES = {
-    "average-snapshots": Kind(
-        average_snapshots,
-        "mean weights of a member's last k stored snapshots, against its last snapshot",
-        "last {}", "two snapshots after the initialisation",
-    ),
-    "average-seeds": Kind(
-        average_seeds,
-        "mean weights of a cell's members, raw and aligned, against the mean member",
-        "{}", "two members that did not diverge",
-    ),
-    "ensemble": Kind(
-        ensemble,
-        "mean probabilities of k members of a cell, against the mean member",
-        "{} members", "two members that did not diverge",
-    ),
-    "prune": Kind(
-        prune,
-        "smallest weights set to zero: at once, against the member as it is; at once or gradually "
-        "and retrained, against the member retrained unpruned",
-        "{:.0%} pruned", "a member that did not diverge", trains=True,
-    ),
-    "fine-tune": Kind(
-        fine_tune,
-        "members trained on to another data set, against the same training from their "
-        "initialisation",
-        "after {}", "a member that did not diverge", trains=True, overridden=True, accuracy=True,
-    ),
-    "star": Kind(
-        star,
-        "lowest accuracy on the lines from a star model to members of its cell, against lines "
-        "between aligned members",
-        "{}", "two members that did not diverge", trains=True, accuracy=True,
-    ),
-    "task-vectors": Kind(
-        compose_tasks,
-        "members plus task vectors of shifted images, for another shift of which a few examples "
-        "are seen, against the member as it is",
-        "{}", "a member that did not diverge", trains=True, accuracy=True,
-    ),
-    "compaction": Kind(
-        compact,
-        "members rebuilt from k numbers: a pseudo-random basis, met by least squares or trained on "
-        "the task, the largest weights, or components of others, against the member as it is",
-        "{} numbers", "a member that did not diverge", trains=True,
-    ),
-}  # fmt: skip
-"""Name → :class:`Kind`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,7 +104,7 @@ def run_study(
         NotFoundError: if the zoo has no labels, or no cell has what the study needs.
         DataUnavailableError: if the data set can't be had.
     """
-    kind = _kind(name)
+    kind = kind_of(name)
     if overrides and not kind.overridden:
         raise ConfigError(f"study {name}: found --set {overrides[0]}, but it takes none; remove it")
     zoo.require_classifiers(f"study {name}")
@@ -218,12 +138,3 @@ def _estimates(
     for cohort in subjects(zoo):
         yield from kind.of_cohort(cohort)
         advance(len(cohort.cells))
-
-
-def _kind(name: str) -> Kind:
-    if name not in STUDIES:
-        near = difflib.get_close_matches(name, STUDIES, n=1, cutoff=0)
-        raise ConfigError(
-            f"study {name!r}: unknown (did you mean {near[0]!r}?); there are: {', '.join(STUDIES)}"
-        )
-    return STUDIES[name]

@@ -166,6 +166,10 @@ def mistakes(config: Path, zoo: Path, tmp: Path) -> dict[str, tuple[list[object]
     other = tmp / "other"
     other.mkdir()
     (other / "thesis.tex").write_text("precious")
+    runs = [tmp / "generator", tmp / "readers"]
+    for run, facts in zip(runs, ({"format": 3, "run": {}}, {"format": 1, "task": {}}), strict=True):
+        run.mkdir()
+        (run / "run.json").write_text(json.dumps(facts))
     out = ["generate", config, "--out"]
     idx = ["--set", "data.source=idx", "--set", f"data.path={tmp}/nowhere"]
     npz = ["--set", "data.source=npz", "--set", f"data.path={file}"]
@@ -195,6 +199,8 @@ def mistakes(config: Path, zoo: Path, tmp: Path) -> dict[str, tuple[list[object]
         "no such rule": (["label", zoo, "--rule", "taxonomie"], 3, "taxonomy"),
         "no comparison": (["train-model", tmp / "none.toml", "--zoo", zoo], 3, "no such config"),
         "a zoo's config": (["train-model", config, "--zoo", zoo], 2, "zoogen generate"),
+        "a run of a generator": (["leaderboard", runs[0]], 3, "is not that of a run"),
+        "a run of readers": (["sample", runs[1], "--out", tmp / "s"], 3, "zoogen leaderboard"),
         "no run": (["leaderboard", other], 3, "no run of `zoogen train-model`"),
     }  # fmt: skip
 

@@ -745,6 +745,16 @@ def test_samples_are_a_zoo_again(zoo: Zoo, tmp_path: Path, run: Callable) -> Non
         assert words in err
 
 
+def test_a_path_that_is_taken_is_refused_before_work(
+    zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = train_generator(config("gaussian"), zoo, tmp_path / "run")
+    monkeypatch.setattr(type(run), "sample", lambda *_: pytest.fail("sampled"))
+    for taken, words in {tmp_path: "holds 'run'", zoo.path: "holds the zoo of config"}.items():
+        with pytest.raises(ConflictError, match=words):
+            sample_zoo(run, 4, taken)
+
+
 def test_sampling_twice_changes_nothing(zoo: Zoo, tmp_path: Path) -> None:
     fitted = train_generator(config("gaussian"), zoo, tmp_path / "run")
     sample_zoo(fitted, 5, tmp_path / "zoo.zarr")

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from zoogen.evaluate.leaderboard import Board, Standing, as_json, board_of, markdown
     from zoogen.evaluate.problem import Block, Problem, Samples, Split
     from zoogen.evaluate.readers import Fitted, Reader, Training
-    from zoogen.evaluate.runs import Run, open_run, train_models
+    from zoogen.evaluate.rows import Run, open_run
+    from zoogen.evaluate.runs import train_models
     from zoogen.evaluate.samples import samples_of
     from zoogen.evaluate.scoring import SCORES, scores
     from zoogen.evaluate.splits import split_of

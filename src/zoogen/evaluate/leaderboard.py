@@ -11,7 +11,8 @@ import numpy as np
 
 from zoogen.errors import NotFoundError
 from zoogen.evaluate.intervals import RESAMPLES, Interval, paired_difference
-from zoogen.evaluate.runs import BASELINES, Json, Run, best_trial
+from zoogen.evaluate.rows import Json, Run
+from zoogen.evaluate.runs import BASELINES, best_trial
 from zoogen.evaluate.scoring import SCORES
 from zoogen.evaluate.splits import UNITS
 from zoogen.evaluate.tasks import PADDED

@@ -1,9 +1,4 @@
-"""Runs: a directory with one raw row for every fit of a reader; the same command resumes.
-
-``run.json`` says what is compared on which zoo, ``samples.parquet`` which sample is on which side.
-A row is ``rows/READER-trialT-seedS.json`` with predictions of validation and test samples beside it
-(``.npz``); the JSON file comes last, at once, so that a row is there as a whole or not at all.
-"""
+"""Runs of readers: what is compared is fitted, row by row; the same command resumes."""
 
 from __future__ import annotations
 
@@ -13,22 +8,21 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from zoogen.config import validated
 from zoogen.config.wording import nearest
-from zoogen.errors import ConfigError, ConflictError, CorruptZooError, NotFoundError
+from zoogen.errors import ConfigError, ConflictError
 from zoogen.evaluate.config import RunConfig
 from zoogen.evaluate.inputs import refuse_mixed
 from zoogen.evaluate.memory import peak_bytes, reset_peak
 from zoogen.evaluate.problem import Problem
 from zoogen.evaluate.readers import Fitted, Options, Reader
+from zoogen.evaluate.rows import FACTS, ROWS, SAMPLES, Json, Run, open_run
 from zoogen.evaluate.scoring import CHOOSES, scores
 from zoogen.evaluate.table import READERS_OF
 from zoogen.evaluate.targets import Asks
@@ -39,9 +33,7 @@ from zoogen.provenance import provenance
 from zoogen.store.disk import LOCK, now, replace_file, storage_errors, writer_lock
 from zoogen.zoo import Zoo
 
-Json = dict[str, Any]
 FORMAT = 1
-FACTS, SAMPLES, ROWS = "run.json", "samples.parquet", "rows"
 BASELINES: Mapping[Asks, tuple[str, ...]] = {
     "network": ("mean", "hyper-parameters"), "update": ("zero",), "edit": ("zero", "floor"),
 }  # fmt: skip
@@ -50,74 +42,6 @@ _ASKED: Mapping[Asks, str] = {
     "network": "a target of whole networks", "update": "a number a parameter",
     "edit": "an edited network",
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Run:
-    """A directory of raw rows.
-
-    Attributes:
-        path: of the directory.
-        facts: what ``run.json`` says.
-    """
-
-    path: Path
-    facts: Json
-
-    @cached_property
-    def config(self) -> RunConfig:
-        """What is compared."""
-        return validated(RunConfig, self.facts["config"], str(self.path / FACTS))
-
-    @property
-    def samples(self) -> pd.DataFrame:
-        """One row a sample: member, cell, snapshot, ``side``, ``target``, and the ``unit`` whose
-        samples are all on one side."""
-        return pd.read_parquet(self.path / SAMPLES)
-
-    def rows(self) -> list[Json]:
-        """All finished rows, by reader, trial and seed."""
-        found = [_json(path) for path in sorted((self.path / ROWS).glob("*.json"))]
-        return sorted(found, key=lambda row: (row["reader"], row["trial"], row["seed"]))
-
-    def row(self, reader: str, trial: int, seed: int) -> Json | None:
-        """One row, if it is finished."""
-        path = self._row_path(reader, trial, seed)
-        return _json(path) if path.exists() else None
-
-    def predictions(self, row: Json) -> tuple[np.ndarray, np.ndarray]:
-        """Places of validation and test samples, and what the reader of a row returned for them."""
-        path = self._row_path(row["reader"], row["trial"], row["seed"]).with_suffix(".npz")
-        with np.load(path) as arrays:
-            return arrays["rows"], arrays["outputs"]
-
-    def _row_path(self, reader: str, trial: int, seed: int) -> Path:
-        return self.path / ROWS / f"{reader}-trial{trial}-seed{seed}.json"
-
-
-def open_run(path: str | Path) -> Run:
-    """Open a directory of rows.
-
-    Raises:
-        NotFoundError: if it is none.
-        CorruptZooError: if ``run.json`` can't be read.
-    """
-    folder = Path(path)
-    if not (folder / FACTS).is_file():
-        raise NotFoundError(f"{folder}: no run of `zoogen train-model` here (no {FACTS})")
-    facts = _json(folder / FACTS)
-    if "task" not in facts:
-        raise NotFoundError(f"{folder}: its {FACTS} is not that of a run of `zoogen train-model`")
-    return Run(folder, facts)
-
-
-def _json(path: Path) -> Json:
-    try:
-        return dict(json.loads(path.read_bytes()))
-    except ValueError as error:
-        raise CorruptZooError(
-            f"{path} is damaged: {error}; delete it and repeat `zoogen train-model`"
-        ) from None
 
 
 # ----------------------------------------------------------------------------------- the whole run
@@ -379,7 +303,7 @@ def _new_row(
         "finished": now(),
         "provenance": provenance(),
     }
-    path = run._row_path(name, trial, seed)
+    path = run.row_path(name, trial, seed)
     replace_file(path.with_suffix(".npz"), _predictions_file(problem, fitted))
     replace_file(path, _bytes(row))
     return row

@@ -46,7 +46,6 @@ from zoogen.evaluate.generation.behaviour import finite_outputs, probabilities, 
 from zoogen.evaluate.generation.copying import zu_score
 from zoogen.evaluate.generation.diversity import effective_rank, random_pairs
 from zoogen.evaluate.generation.ensembles import ensemble_gains
-from zoogen.evaluate.generation.frame import balanced
 from zoogen.evaluate.generation.neighbours import aligned_distances, nearest, unit_distances
 from zoogen.evaluate.generation.starts import SCRATCH, _start
 from zoogen.evaluate.generation.views import noisy
@@ -54,7 +53,7 @@ from zoogen.generators import Parted, Population, conditioning_of
 from zoogen.generators.parts import SMALLEST
 from zoogen.grid import expand
 from zoogen.networks import Network, build_network
-from zoogen.symmetry import apply, random_element
+from zoogen.symmetry import apply, balanced, random_element
 from zoogen.train import recipe_of, train_block, training_data
 from zoogen.zoo import open_zoo
 

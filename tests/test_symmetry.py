@@ -18,6 +18,7 @@ from zoogen.symmetry import (
     Element,
     activation_matching,
     apply,
+    balanced,
     canonical,
     check_symmetry,
     compose,
@@ -26,6 +27,7 @@ from zoogen.symmetry import (
     random_element,
     sinkhorn_matching,
     weight_matching,
+    with_fixed_signs,
 )
 
 SEEDS = pytest.mark.parametrize("seed", [0, 1, 2])
@@ -452,6 +454,30 @@ def test_canonical_forms_are_their_own_and_compute_the_same(name):
     np.testing.assert_allclose(canonical(spec, found).values, found, rtol=1e-5, atol=1e-6)
     before, after = logits_of(name, values), logits_of(name, found)
     np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-4 * np.abs(before).max())
+
+
+@ALL
+@SEEDS
+def test_forms_in_place_take_scales_and_signs_alone_away(name, seed):
+    spec = network_of(name).spec
+    values = members_of(spec, 3, seed)
+    factors = random_element(spec, seed, (3,)).factors
+    twins = apply(spec, Element({}, factors), values)
+
+    def form(members):
+        return with_fixed_signs(spec, balanced(spec, members))
+
+    found = form(values)
+    np.testing.assert_allclose(form(twins), found, rtol=2e-3, atol=1e-4)
+    np.testing.assert_allclose(form(found), found, rtol=2e-3, atol=1e-4)
+    before = logits_of(name, values)
+    np.testing.assert_allclose(
+        logits_of(name, found), before, rtol=1e-3, atol=1e-3 * np.abs(before).max()
+    )
+    permuted = Element(random_element(spec, seed, (3,)).permutations, {})
+    np.testing.assert_allclose(
+        form(apply(spec, permuted, values)), apply(spec, permuted, found), rtol=2e-3, atol=1e-4
+    )
 
 
 def test_canonical_units_have_unit_norm_descend_and_are_positive():

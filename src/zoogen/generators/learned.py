@@ -28,7 +28,13 @@ from zoogen.generators.units import unit_field
 from zoogen.generators.velocity import equivariant_field, token_field, vector_field
 from zoogen.models import Standard, fit_standard, standardise
 from zoogen.params import ParamSpec
-from zoogen.symmetry import align_members, apply, weight_matching
+from zoogen.symmetry import (
+    align_members,
+    apply,
+    balanced,
+    weight_matching,
+    with_fixed_signs,
+)
 
 SIZES = "channels", "depth", "heads", "rank"  # options of a field over weights
 
@@ -88,10 +94,11 @@ _vector_field = lru_cache(vector_field)  # one object, hence one compilation, pe
 def fit_flow(train: Fittable, validation: Fittable, options: Options, effort: Effort) -> State:
     """A flow over weights whose field commutes with all permutations of hidden units."""
     spec = train.network.spec
-    standard = fit_standard(spec, train.values)
+    forms = [_form(spec, part.values, options["canonical"]) for part in (train, validation)]
+    standard = fit_standard(spec, forms[0])
     fitted_on, held = (
-        Data(standardise(standard, part.values).astype(np.float32), part.conditions)
-        for part in (train, validation)
+        Data(standardise(standard, values).astype(np.float32), part.conditions)
+        for values, part in zip(forms, (train, validation), strict=True)
     )
     coupling = _coupling(spec, options["coupling"])
     _refuse_sizes(options)
@@ -104,6 +111,11 @@ def fit_flow(train: Fittable, validation: Fittable, options: Options, effort: Ef
         "params": jax.tree.leaves(fitted.params),
         "losses": fitted.losses,
     }
+
+
+def _form(spec: ParamSpec, values: Values, canonical: bool) -> Values:
+    """Members of the same functions, without what scales and signs of units leave open."""
+    return with_fixed_signs(spec, balanced(spec, values)) if canonical else values
 
 
 def _seen(source: Source | None, standard: Standard, options: Options) -> Seen | None:

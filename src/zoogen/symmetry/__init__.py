@@ -1,7 +1,7 @@
 """Symmetry: elements of a network's symmetry group, canonical forms, and alignment of members."""
 
 from zoogen.symmetry.activations import activation_matching
-from zoogen.symmetry.canonical import Canonical, canonical
+from zoogen.symmetry.canonical import Canonical, balanced, canonical, with_fixed_signs
 from zoogen.symmetry.check import Finding, check_symmetry
 from zoogen.symmetry.elements import Element, apply, compose, identity, invert, random_element
 from zoogen.symmetry.matching import Matching
@@ -22,6 +22,7 @@ __all__ = [
     "align_members",
     "align_population",
     "apply",
+    "balanced",
     "canonical",
     "check_symmetry",
     "compose",
@@ -31,4 +32,5 @@ __all__ = [
     "sinkhorn_matching",
     "trace_spec",
     "weight_matching",
+    "with_fixed_signs",
 ]

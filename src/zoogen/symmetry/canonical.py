@@ -16,6 +16,8 @@ from zoogen.symmetry.units import by_unit, places, refuse_nested_groups
 
 Parts = dict[str, np.ndarray]
 
+SWEEPS = 30
+
 
 class Canonical(NamedTuple):
     """Canonical weights and how they were reached.
@@ -67,13 +69,79 @@ def canonical(spec: ParamSpec, values: Float[np.ndarray, "*m p"]) -> Canonical:
     return Canonical(result, jax.tree.map(lambda a: a.reshape(*lead, a.shape[-1]), element))
 
 
+def balanced(spec: ParamSpec, values: Float[np.ndarray, "m p"]) -> Float[np.ndarray, "m p"]:
+    """Members in the scale of least norm: what a unit reads is as long as what reads it.
+
+    Of all members that positive scales of units can reach, this is the one of least Euclidean
+    norm, and there is one only: weights that do nothing become small, and the distance of two
+    members does not depend on the scale that they came in. Units without incoming or without
+    outgoing weights keep theirs.
+
+    Args:
+        spec: of the network; groups without positive scale stay as they are.
+        values: flat weights.
+
+    Example:
+        >>> from zoogen.params import Axis
+        >>> spec = ParamSpec.build(
+        ...     {"in": (Axis(1, "hidden"), Axis(1)), "out": (Axis(1), Axis(1, "hidden"))},
+        ...     {"hidden": "positive"},
+        ... )
+        >>> balanced(spec, np.array([[8.0, -2.0]])).tolist()
+        [[4.0, -4.0]]
+
+    Reference:
+        Stock, Graham, Gribonval and Jégou, Equi-normalization of neural networks, 2019.
+    """
+    result = np.asarray(values)
+    groups = [group.name for group in spec.groups.values() if group.scaling == "positive"]
+    for _ in range(SWEEPS if len(groups) > 1 else min(len(groups), 1)):
+        furthest = 0.0
+        for group in groups:
+            factor = _factor(spec, group, result)
+            result = apply(spec, Element({}, {group: factor}), result)
+            furthest = max(furthest, float(np.abs(factor - 1).max(initial=0)))
+        if furthest < 1e-4:
+            break
+    return result
+
+
+def with_fixed_signs(spec: ParamSpec, values: Float[np.ndarray, "m p"]) -> Float[np.ndarray, "m p"]:
+    """Members of the same functions: what each unit reads adds up to zero or more.
+
+    The sum depends on all incoming weights and the bias, so that small changes rarely turn a unit
+    over. (What units send to the outputs of a classifier adds up to nearly nothing.)
+
+    Args:
+        spec: of the network; groups whose units have no sign to choose stay as they are.
+        values: flat weights.
+
+    Example:
+        >>> from zoogen.params import Axis
+        >>> spec = ParamSpec.build(
+        ...     {"in": (Axis(1, "hidden"), Axis(1)), "out": (Axis(1), Axis(1, "hidden"))},
+        ...     {"hidden": "sign"},
+        ... )
+        >>> with_fixed_signs(spec, np.array([[-3.0, 2.0]])).tolist()
+        [[3.0, -2.0]]
+    """
+    result = np.asarray(values)
+    for group in _with_signs(spec):  # signs of one turn over what the next one reads
+        total = _incoming(spec, group, spec.unflatten(result)).astype(np.float64).sum(axis=-1)
+        result = apply(spec, Element({}, {group: np.where(total < 0, -1.0, 1.0)}), result)
+    return result
+
+
 def _steps(spec: ParamSpec) -> Iterator[Callable[[Parts], Element]]:
     """What to do one after another, each given the result of the steps before."""
     scaled = [g.name for g in spec.groups.values() if g.scaling in ("positive", "nonzero")]
-    signed = [g.name for g in spec.groups.values() if g.scaling in ("sign", "nonzero")]
     yield from (partial(_normalise, spec, group) for group in scaled)
     yield partial(_sort, spec)
-    yield from (partial(_fix_sign, spec, group) for group in signed)
+    yield from (partial(_fix_sign, spec, group) for group in _with_signs(spec))
+
+
+def _with_signs(spec: ParamSpec) -> list[str]:
+    return [g.name for g in spec.groups.values() if g.scaling in ("sign", "nonzero")]
 
 
 def _normalise(spec: ParamSpec, group: str, parts: Parts) -> Element:
@@ -101,3 +169,17 @@ def _incoming(spec: ParamSpec, group: str, parts: Parts) -> Float[np.ndarray, "m
     """Incoming weights and biases of each unit."""
     rows = [by_unit(p, parts[p.parameter.name]) for p in places(spec, group) if p.incoming]
     return np.concatenate(rows, axis=-1)
+
+
+def _factor(
+    spec: ParamSpec, group: str, values: Float[np.ndarray, "m p"]
+) -> Float[np.ndarray, "m units"]:
+    parts = spec.unflatten(values)
+    length = [0.0, 0.0]
+    for place in places(spec, group):
+        rows = by_unit(place, parts[place.parameter.name]).astype(np.float64)
+        length[place.incoming] = length[place.incoming] + np.square(rows).sum(axis=-1)
+    outgoing, incoming = (np.asarray(side) for side in length)
+    usable = (outgoing > 0) & (incoming > 0)
+    ratio = np.where(usable, outgoing, 1) / np.where(usable, incoming, 1)
+    return np.asarray(ratio**0.25)

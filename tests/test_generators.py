@@ -21,7 +21,7 @@ from zoogen import factory, store
 from zoogen.config import NetworkConfig
 from zoogen.data import Dataset
 from zoogen.errors import ConfigError, ConflictError, CorruptZooError, NotFoundError
-from zoogen.evaluate.generation import evaluate_runs
+from zoogen.evaluate.generation import Evaluator, evaluate_runs, exam_of
 from zoogen.evaluate.generation.fits import generators_of
 from zoogen.generators import (
     GENERATORS,
@@ -481,16 +481,20 @@ def test_copies_compute_what_members_compute(zoo: Zoo, tmp_path: Path) -> None:
     assert not (copies[:, None] == members[None]).all(axis=2).any(), "but in another order"
 
 
-def test_noise_is_as_large_as_asked(zoo: Zoo, tmp_path: Path) -> None:
+def test_noise_is_as_large_as_asked_and_that_of_the_evaluator(zoo: Zoo, tmp_path: Path) -> None:
     run = train_generator(config("noise"), zoo, tmp_path / "run")
     spec, members = run.source.network.spec, run.state["values"]
-    for sigma in (0.0, 0.5):
-        found = run.sample(200, options={"sigma": sigma})
-        nearest = np.abs(found[:, None] - members[None]).mean(axis=2).argmin(axis=1)
-        first = spec.parameters[0]
-        place = slice(first.offset, first.offset + first.size)
-        gap = (found - members[nearest])[:, place].std()
-        assert gap == pytest.approx(sigma * members[:, place].std(), rel=0.03, abs=1e-7)
+    held_out = parts_of(run.config, zoo).held_out.values
+    evaluator = Evaluator(run.source.network, members, held_out, *exam_of(zoo.dataset))
+    for seed, sigma in enumerate((0.0, 0.05, 0.5)):
+        found = run.sample(200, seed, options={"sigma": sigma})
+        np.testing.assert_array_equal(found, evaluator.noisy_members(sigma, 200, seed))
+        nearest = members[np.abs(found[:, None] - members[None]).mean(axis=2).argmin(axis=1)]
+        for parameter in spec.parameters:
+            place = slice(parameter.offset, parameter.offset + parameter.size)
+            size = np.sqrt(np.square(nearest[:, place]).mean(axis=1, keepdims=True))
+            gap = ((found - nearest)[:, place] / size).std()
+            assert gap == pytest.approx(sigma, rel=0.1, abs=1e-7)
 
 
 def test_aligned_means_are_better_than_raw_ones(zoo: Zoo, tmp_path: Path) -> None:

@@ -60,23 +60,53 @@ def permuted_copies(source: Source, state: State, _options: Options, request: Re
     return apply(source.network.spec, element, chosen).astype(np.float32)
 
 
-def noised(source: Source, state: State, options: Options, request: Request) -> Values:
-    """Training members with Gaussian noise, in units of each tensor's deviation."""
-    rng = np.random.default_rng(request.seed)
-    values = state["values"]
-    chosen = values[rng.integers(len(values), size=request.count)]
-    scale = tensor_deviations(source.network.spec, values)
-    noise = rng.standard_normal(chosen.shape, np.float32)
-    return chosen + np.float32(options["sigma"]) * scale * noise
+def noisy_copies(source: Source, state: State, options: Options, request: Request) -> Values:
+    """Training members with Gaussian noise, see :func:`noisy_members`."""
+    spec, sigma = source.network.spec, options["sigma"]
+    return noisy_members(spec, state["values"], sigma, request.count, request.seed)
 
 
-def tensor_deviations(spec: ParamSpec, values: Values) -> Float32[np.ndarray, " p"]:
-    """Of every entry, the deviation of all entries of its tensor over all members."""
-    scale = np.empty(spec.size, np.float32)
+def noisy_members(
+    spec: ParamSpec, members: Values, sigma: float, count: int, seed: int = 0
+) -> Values:
+    """Random members with noise: the baseline that every generator must beat.
+
+    The one definition of noise: of the generator, of the curve that others are judged by, and of
+    the near copies by which a view of the test images is chosen.
+
+    Args:
+        spec: of the members.
+        members: to choose from.
+        sigma: see :func:`noised`.
+        count: networks.
+        seed: of the choice and the noise.
+
+    Reference:
+        Zeng et al., Generative modeling of weights: generalization or memorization?, 2025.
+    """
+    rows = np.random.default_rng(seed).integers(0, len(members), count)
+    return noised(spec, members[rows], sigma, seed)
+
+
+def noised(spec: ParamSpec, weights: Values, sigma: float, seed: int) -> Values:
+    """Networks with Gaussian noise; ``sigma`` in units of the root mean square of each tensor.
+
+    Each network's own tensors are the measure, so that what a size of noise is does not hang on
+    the other members.
+
+    Example:
+        >>> from zoogen.params import Axis
+        >>> spec = ParamSpec.build({"weight": (Axis(1000),)})
+        >>> out = noised(spec, np.full((1, 1000), 2.0, np.float32), 0.5, 0)
+        >>> round(float(out.std()), 1), out.dtype.name
+        (1.0, 'float32')
+    """
+    rng, result = np.random.default_rng((seed, 1)), np.array(weights, np.float64)
     for parameter in spec.parameters:
-        place = slice(parameter.offset, parameter.offset + parameter.size)
-        scale[place] = values[:, place].std()
-    return scale
+        part = result[:, parameter.offset : parameter.offset + parameter.size]
+        scale = np.sqrt(np.square(part).mean(axis=1, keepdims=True))
+        part += sigma * scale * rng.normal(size=part.shape)
+    return result.astype(np.float32)
 
 
 # -------------------------------------------------------------------------------------- means

@@ -23,8 +23,8 @@ GENERATORS: dict[str, Generator] = {
         baselines.keep_members, baselines.permuted_copies,
     ),
     "noise": Generator(
-        "training members with Gaussian noise, sigma times each tensor's deviation",
-        baselines.keep_members, baselines.noised, {"sigma": 0.1}, least={"sigma": 0},
+        "training members with Gaussian noise, sigma times each tensor's root mean square",
+        baselines.keep_members, baselines.noisy_copies, {"sigma": 0.1}, least={"sigma": 0},
         sampling=("sigma",),
     ),
     "average": Generator(

@@ -12,7 +12,6 @@ from zoogen.evaluate.generation.evaluator import (
     Evaluator,
     Offered,
     exam_of,
-    noised,
     separate,
 )
 from zoogen.evaluate.generation.files import render
@@ -46,7 +45,6 @@ __all__ = [
     "exam_of",
     "from_json",
     "gain_at_equal_novelty",
-    "noised",
     "rank_agreement",
     "render",
     "separate",

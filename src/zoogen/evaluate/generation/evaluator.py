@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Shaped
+from jaxtyping import Bool, Float, Shaped
 
 from zoogen.data import Dataset, normalise
 from zoogen.errors import ConfigError
@@ -23,6 +23,7 @@ from zoogen.evaluate.generation.frame import Frame, frame_of
 from zoogen.evaluate.generation.neighbours import CANDIDATES, Known, Nearest, nearest
 from zoogen.evaluate.generation.novelty import Curve, Point
 from zoogen.evaluate.generation.views import NEAR, Exam, View, Wrong, choose_view
+from zoogen.generators.baselines import noisy_members
 from zoogen.generators.parts import SMALLEST, Parts
 from zoogen.merging import recompute_statistics
 from zoogen.networks import Network
@@ -217,15 +218,12 @@ class Evaluator:
     def noise_curve(
         self, sigmas: Sequence[float] = SIGMAS, count: int = NOISED, seed: int = 0
     ) -> Curve:
-        """The baseline that every generator must beat: training members with Gaussian noise.
+        """The baseline that every generator must beat, the generator ``noise`` at several sizes.
 
         Args:
-            sigmas: standard deviations, see :func:`noised`.
+            sigmas: see :func:`~zoogen.generators.baselines.noisy_members`.
             count: networks of each.
             seed: of members and noise.
-
-        Reference:
-            Zeng et al., Generative modeling of weights: generalization or memorization?, 2025.
         """
         settings = {f"{sigma:g}": self.noisy_members(sigma, count, seed) for sigma in sigmas}
         return self.curve("noise", settings)
@@ -236,15 +234,13 @@ class Evaluator:
         """Training members with noise: random ones, or copies of one.
 
         Args:
-            sigma: see :func:`noised`.
+            sigma: see :func:`~zoogen.generators.baselines.noised`.
             count: how many.
             seed: of the choice and the noise.
             member: row of the training member; random ones without it.
         """
-        rng = np.random.default_rng(seed)
-        rows = rng.integers(0, len(self._train), count)
-        chosen = self._train[rows if member is None else np.full(count, member)]
-        return noised(self.network.spec, chosen, sigma, seed)
+        members = self._train if member is None else self._train[member : member + 1]
+        return noisy_members(self.network.spec, members, sigma, count, seed)
 
     def usable(self, weights: Float[np.ndarray, "n p"]) -> Bool[np.ndarray, " n"]:
         """Networks whose weights, and what they say of probes and test images, are finite."""
@@ -277,26 +273,6 @@ def separate(
     train, validation, held_out = (weights[rows] for rows in parts)
     evaluator = Evaluator(network, train, held_out, exam, probes, candidates)
     return Offered(network, train, validation), evaluator
-
-
-def noised(
-    spec: ParamSpec, weights: Float[np.ndarray, "n p"], sigma: float, seed: int
-) -> Float32[np.ndarray, "n p"]:
-    """Networks with Gaussian noise; ``sigma`` in units of each parameter's root mean square.
-
-    Example:
-        >>> from zoogen.params import Axis
-        >>> spec = ParamSpec.build({"weight": (Axis(1000),)})
-        >>> out = noised(spec, np.full((1, 1000), 2.0), 0.5, 0)
-        >>> round(float(out.std()), 1), out.dtype.name
-        (1.0, 'float32')
-    """
-    rng, result = np.random.default_rng((seed, 1)), np.array(weights, np.float64)
-    for parameter in spec.parameters:
-        part = result[:, parameter.offset : parameter.offset + parameter.size]
-        scale = np.sqrt(np.square(part).mean(axis=1, keepdims=True))
-        part += sigma * scale * rng.normal(size=part.shape)
-    return result.astype(np.float32)
 
 
 def checked(spec: ParamSpec, weights: Shaped[np.ndarray, "n p"]) -> Float[np.ndarray, "n p"]:

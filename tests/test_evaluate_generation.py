@@ -32,6 +32,7 @@ from zoogen.evaluate.generation import (
     compare_starts,
     evaluate_samples,
     exam_of,
+    files,
     from_json,
     gain_at_equal_novelty,
     measured,
@@ -48,6 +49,7 @@ from zoogen.evaluate.generation.diversity import effective_rank, random_pairs
 from zoogen.evaluate.generation.ensembles import ensemble_gains
 from zoogen.evaluate.generation.neighbours import aligned_distances, nearest, unit_distances
 from zoogen.evaluate.generation.starts import SCRATCH, _start
+from zoogen.evaluate.generation.table import generation_table, percent
 from zoogen.evaluate.generation.views import noisy
 from zoogen.generators import Parted, Population, conditioning_of
 from zoogen.generators.parts import SMALLEST
@@ -519,6 +521,41 @@ def test_a_page_a_table_and_a_json_are_written(reports: tuple[Report, ...], tmp_
     assert from_json(paths[0].read_bytes())[0].name == "real"
     with pytest.raises(ConfigError, match="found none"):
         render([], tmp_path)
+
+
+def test_each_population_has_a_held_out_column_a_gate_and_a_page(
+    runs: Runs, reports: tuple[Report, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = split_runs(runs.ids, 0, Shares(0.45, 0.25))
+    members = (runs.weights[parts.train[:15]], runs.weights[parts.held_out])
+    evaluator = Evaluator(runs.network, *members, *exam_of(runs.dataset))
+    noise = evaluator.noise_curve((0.0, 0.4), count=10)
+    few = evaluate_samples(evaluator, runs.weights[parts.validation], name="few", noise=noise)
+    rich, poor, _ = reports
+    pages: list[list[str]] = []
+    monkeypatch.setattr(files, "page", lambda group: pages.append([r.name for r in group]))
+    monkeypatch.setattr(files, "save", lambda _, base: [base.with_name(f"{base.name}.png")])
+    paths = render([rich, few, poor], tmp_path)
+    assert pages == [["real", "poor"], ["few"]]
+    assert [path.name for path in paths[2:]] == ["generation.png", "generation-2.png"]
+    rows = {
+        cells[1].strip(): [cell.strip() for cell in cells[3:-1]]
+        for cells in (line.split("|") for line in paths[1].read_text().splitlines())
+        if len(cells) == 9
+    }
+    ours, theirs = (f"held-out members against {r.members} training runs" for r in (rich, few))
+    assert rows["measure"] == [ours, "real", "poor", theirs, "few"]
+    assert rows["novelty-gated yield %"] == [
+        percent(share)
+        for share in (
+            rich.novelty.nominal, rich.novelty.all, poor.novelty.all,
+            few.novelty.nominal, few.novelty.all,
+        )
+    ]  # fmt: skip
+    text = paths[1].read_text()
+    for names, report in (("real, poor", rich), ("few", few)):
+        assert f"Yield of {names}: accuracy ≥ {percent(report.novelty.gate.accuracy)} %" in text
+    assert "training runs |" not in generation_table([rich, poor])
 
 
 # ------------------------------------------------------------------------------------- bad input

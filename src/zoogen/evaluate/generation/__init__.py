@@ -2,7 +2,7 @@
 
 ``separate`` parts a population into what generators may see and an :class:`Evaluator`, which alone
 holds held-out members and test images. ``evaluate_samples`` judges weights; ``render`` writes the
-reports on one or several generators as one page of pictures, one table and one JSON file.
+reports on one or several generators as a page of pictures, a table and a JSON file.
 """
 
 from zoogen.evaluate.generation.behaviour import Images

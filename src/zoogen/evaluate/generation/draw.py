@@ -312,8 +312,9 @@ def _scaling(axes: Axes, reports: Reports, of: str) -> None:
             [point.members for point in points], mean, np.nan_to_num(deviation), color=_colour(k),
             marker="o", markersize=4, capsize=2, linewidth=1.2,
         )  # fmt: skip
-    members = [point.members for point in curves[0][1]]
-    real = [scale * point.nominal if of == "novel_yield" else 0 for point in curves[0][1]]
+    nominal = {point.members: point.nominal for _, points in curves for point in points}
+    members = sorted(nominal)
+    real = [scale * nominal[number] if of == "novel_yield" else 0 for number in members]
     axes.plot(members, real, color=REAL, linewidth=1.2)
     axes.set_xscale("log")
     axes.set_title(words)

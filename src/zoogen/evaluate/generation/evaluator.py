@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import NamedTuple
@@ -101,6 +102,16 @@ class Evaluator:
     def members(self) -> int:
         """Training members."""
         return len(self._train)
+
+    @cached_property
+    def population(self) -> str:
+        """Digits that tell apart by what samples are judged: training and held-out members and
+        test images. Where these are equal, gates and held-out figures are."""
+        digest, (images, labels) = hashlib.sha256(), self._exam
+        for array in (self._train, self._held_out, images.raw, labels):
+            digest.update(f"{np.shape(array)}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()[:12]
 
     # ------------------------------------------------------------------------- single networks
     def accuracies(self, weights: Float[np.ndarray, "n p"]) -> Float[np.ndarray, " n"]:

@@ -1,4 +1,4 @@
-"""Reports on generators as files: one page of pictures, one table, one JSON."""
+"""Reports on generators as files: one page of pictures a population, one table, one JSON."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from zoogen.errors import ConfigError, StorageError
 from zoogen.evaluate.generation.draw import page
-from zoogen.evaluate.generation.report import Report, to_json
+from zoogen.evaluate.generation.report import Report, by_population, to_json
 from zoogen.evaluate.generation.table import generation_table
 from zoogen.report.canvas import save
 from zoogen.store.disk import put_file
@@ -19,7 +19,8 @@ def render(reports: Report | Sequence[Report], out: Path | str) -> list[Path]:
     """Write ``generation.json``, ``generation.md``, and ``generation.png`` and ``.svg``.
 
     Args:
-        reports: one, or several on the same population.
+        reports: one, or several. Those that were judged by other members than the first have pages
+            of their own, ``generation-2.png`` and so on, and columns of their own in the table.
         out: directory; made if absent.
 
     Raises:
@@ -34,9 +35,17 @@ def render(reports: Report | Sequence[Report], out: Path | str) -> list[Path]:
     try:
         put_file(base.with_suffix(".json"), to_json(every).encode())
         put_file(base.with_suffix(".md"), generation_table(every).encode())
-        figures = save(page(every), base)
+        figures = [
+            path
+            for number, group in enumerate(by_population(every), start=1)
+            for path in save(page(group), base.with_name(_stem(number)))
+        ]
     except OSError as error:
         raise StorageError(
             f"reports on generators: {out} can't be written: {error.strerror}; choose another --out"
         ) from None
     return [base.with_suffix(".json"), base.with_suffix(".md"), *figures]
+
+
+def _stem(page: int) -> str:
+    return STEM if page == 1 else f"{STEM}-{page}"

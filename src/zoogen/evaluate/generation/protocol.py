@@ -103,6 +103,7 @@ def evaluate_samples(
     invalid = int((~judged.usable).sum())
     return Report(
         name=name,
+        population=evaluator.population,
         members=evaluator.members,
         fits=beside.fits,
         samples=len(accuracy),

@@ -122,6 +122,8 @@ class Report:
 
     Attributes:
         name: of the generator.
+        population: digits that tell apart by which members and test images it was judged; the
+            gates and held-out figures of two reports are the same where these are.
         members: training runs that it saw.
         fits: of the generator, with other seeds.
         samples: that were judged, of all fits.
@@ -147,6 +149,7 @@ class Report:
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(ser_json_inf_nan="strings")
 
     name: str
+    population: str
     members: int
     fits: int
     samples: int
@@ -178,6 +181,14 @@ class Report:
     def over_seeds(self, quantity: str) -> tuple[float, float]:
         """Mean and standard deviation of a quantity of :class:`SeedResults` over seeds."""
         return over_seeds(self.by_seed, quantity)
+
+
+def by_population(reports: Sequence[Report]) -> list[list[Report]]:
+    """Reports that share gates and held-out figures, together; in the order of the first ones."""
+    groups: dict[str, list[Report]] = {}
+    for report in reports:
+        groups.setdefault(report.population, []).append(report)
+    return list(groups.values())
 
 
 def to_json(reports: Sequence[Report]) -> str:

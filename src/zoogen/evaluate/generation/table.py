@@ -1,4 +1,8 @@
-"""One table (Markdown) of reports on generators: a row a measure, a column a generator."""
+"""One table (Markdown) of reports on generators: a row a measure, a column a generator.
+
+Held-out members have a column for each population, left of the generators that are judged by it:
+what is real depends on the training members that it is compared with.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from zoogen.evaluate.generation.conditioning import Conditioned
-from zoogen.evaluate.generation.report import Report, Spread, over_seeds
+from zoogen.evaluate.generation.report import Report, Spread, by_population, over_seeds
 from zoogen.evaluate.generation.starts import Start
 
 Row = Callable[[Report], str]
@@ -16,13 +20,23 @@ Rows = dict[str, tuple[str, Row | None, Row]]
 
 def generation_table(reports: Sequence[Report]) -> str:
     """The reports side by side, with what held-out members reach and what is ideal."""
-    first = reports[0]
-    head = ["measure", "ideal", "held-out members", *[report.name for report in reports]]
+    groups = by_population(reports)
+    head = ["measure", "ideal"]
+    for first, *others in groups:
+        head += [_held_out(first, len(groups)), first.name, *[report.name for report in others]]
     lines = [head, ["---"] * len(head)]
     for name, (ideal, real, of) in _rows(reports).items():
-        lines.append([name, ideal, real(first) if real else "", *[of(r) for r in reports]])
+        line = [name, ideal]
+        for group in groups:
+            line += [real(group[0]) if real else "", *[of(report) for report in group]]
+        lines.append(line)
     text = "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in lines)
     return "\n\n".join([text, *_remarks(reports), *_scaling(reports), *_costs(reports)]) + "\n"
+
+
+def _held_out(report: Report, populations: int) -> str:
+    against = f" against {report.members} training runs" if populations > 1 else ""
+    return f"held-out members{against}"
 
 
 def number(value: float, digits: int = 2) -> str:
@@ -209,14 +223,22 @@ def _remarks(reports: Sequence[Report]) -> list[str]:
         for gain in report.gains
         if gain.reason
     ]
-    gate = reports[0].novelty.gate
-    words = (
-        f"Yield: accuracy ≥ {percent(gate.accuracy)} %, distance ≥ {number(gate.distance_ratio)} "
-        f"of the held-out median, overlap ≤ {number(gate.overlap, 3)} on {reports[0].view}, where "
-        f"{percent(reports[0].leak)} % of training members with noise of 0.05 pass. Gains are at "
-        "equal overlap on these images. Standard deviations over seeds, their number in brackets."
+    groups = by_population(reports)
+    words = [_gate(group, len(groups)) for group in groups]
+    words.append("Standard deviations over seeds, their number in brackets.")
+    return [*words, *(["\n".join([*notes, *reasons])] if notes or reasons else [])]
+
+
+def _gate(group: Sequence[Report], populations: int) -> str:
+    """By what generators of one population are judged."""
+    first, gate = group[0], group[0].novelty.gate
+    whose = f" of {', '.join(report.name for report in group)}" if populations > 1 else ""
+    distance, overlap = number(gate.distance_ratio), number(gate.overlap, 3)
+    return (
+        f"Yield{whose}: accuracy ≥ {percent(gate.accuracy)} %, distance ≥ {distance} of the "
+        f"held-out median, overlap ≤ {overlap} on {first.view}, where {percent(first.leak)} % of "
+        "training members with noise of 0.05 pass. Gains are at equal overlap on these images."
     )
-    return [words, *(["\n".join([*notes, *reasons])] if notes or reasons else [])]
 
 
 def _scaling(reports: Sequence[Report]) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -197,6 +198,67 @@ def test_samples_are_seeded_and_like_members(change: dict, network: Network) -> 
     assert np.isfinite(found).all()
     np.testing.assert_array_equal(found[0], found[1])
     assert not np.array_equal(found[0], found[2])
+
+
+# ------------------------------------------------------------------------------------- guidance
+def test_guidance_goes_from_unasked_to_asked_and_beyond() -> None:
+    """A single step is affine in the guess of the noise, hence in guidance."""
+    field = vector_field(2, 0)._replace(
+        apply=lambda _, x, told: x * 0.5 + told[:, :2] - told[:, 1:2] * x
+    )
+    asked = np.random.default_rng(0).standard_normal((50, 2), np.float32)
+    none, plain, much = (denoised(field, {}, asked, 2, 1, g, seed=0) for g in (0.0, 1.0, 2.5))
+    unasked = denoised(field, {}, np.zeros_like(asked), 2, 1, 1.0, seed=0)
+    change = plain - unasked
+    assert np.abs(change).max() > 1
+    np.testing.assert_allclose(none, unasked, atol=1e-5 * np.abs(change).max())
+    np.testing.assert_allclose(much - unasked, 2.5 * change, atol=1e-4 * np.abs(change).max())
+
+
+def test_guidance_is_of_conditions_and_of_data_sets(
+    network: Network, digits: Dataset, params_of: Callable[..., Any]
+) -> None:
+    part = members(network, 20, 1)
+    source, size = part.source, part.conditions.shape[1]
+    assert source is not None
+    options = SMALL | {"embedding": 3, "shots": 2, "inducing": 2, "sampling_steps": 2}
+    state = unfitted(part, options, params_of)
+    shifted = replace(digits.train, labels=(digits.train.labels + 1) % 10)
+    other = replace(source, dataset=lambda: replace(digits, train=shifted))
+    clean, noisy = (source.conditioning.of_wish({"data.label_noise": n}, 6) for n in (0.0, 0.5))
+    nothing = np.zeros((6, size), np.float32)
+
+    def made(guidance: float, asked: np.ndarray, of: Source = source) -> np.ndarray:
+        told = options | {"guidance": guidance}
+        return d2nwg.sample(of, state, told, Request(3, 6, asked))
+
+    none, plain = made(0.0, clean), made(1.0, clean)
+    for asked, of in ((noisy, source), (nothing, source), (clean, other)):
+        np.testing.assert_array_equal(made(0.0, asked, of), none)
+    np.testing.assert_array_equal(plain, d2nwg.sample(source, state, options, Request(3, 6, clean)))
+    changed = (made(1.0, noisy), made(1.0, clean, other), none, made(3.0, clean))
+    for weights in changed:
+        assert np.abs(weights - plain).max() > 0.01 * plain.std()
+    gap = np.abs(made(3.0, nothing) - made(1.0, nothing)).max()
+    assert gap > 0.01 * plain.std(), "the embedding is guided, too, where no condition is asked for"
+
+
+def unfitted(part: Fittable, options: dict, params_of: Callable[..., Any]) -> dict[str, Any]:
+    """The state of a run whose parameters are random numbers, which costs no compilation."""
+    spec, pixels = part.network.spec, 64
+    model = d2nwg._autoencoder(spec, options)
+    noise = d2nwg._denoiser(model.size, part.conditions.shape[1], pixels, options)
+    zeros, ones = np.zeros(spec.size, np.float32), np.ones(spec.size, np.float32)
+    coder = SimpleNamespace(init=lambda key: model.init(key, zeros))
+    return {
+        "weights_mean": zeros, "weights_deviation": ones,
+        "codes_mean": np.zeros(model.size, np.float32),
+        "codes_deviation": np.ones(model.size, np.float32),
+        "autoencoder": jax.tree.leaves(params_of(coder)),
+        "denoiser": jax.tree.leaves(params_of(noise)),
+        "subsets": np.array([[1.0, 0.0], [1.0, 0.5]]), "members": np.array([10, 10]),
+        "pixels": np.int64(pixels),
+    }  # fmt: skip
 
 
 class Stop(Exception):

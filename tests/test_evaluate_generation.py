@@ -45,9 +45,11 @@ from zoogen.evaluate.generation import (
 )
 from zoogen.evaluate.generation.behaviour import finite_outputs, probabilities, wrong_overlap
 from zoogen.evaluate.generation.copying import zu_score
+from zoogen.evaluate.generation.distinct import distinct
 from zoogen.evaluate.generation.diversity import effective_rank, random_pairs
 from zoogen.evaluate.generation.ensembles import ensemble_gains
 from zoogen.evaluate.generation.neighbours import aligned_distances, nearest, unit_distances
+from zoogen.evaluate.generation.protocol import judge
 from zoogen.evaluate.generation.starts import SCRATCH, _start
 from zoogen.evaluate.generation.table import generation_table, percent
 from zoogen.evaluate.generation.views import noisy
@@ -173,6 +175,49 @@ def test_a_generator_of_means_is_caught(
 
 
 @pytest.mark.parametrize("seed", SEEDS)
+def test_repetitions_of_new_networks_count_once(
+    seed: int, parted: tuple[Offered, Evaluator], noise: Curve
+) -> None:
+    offered, evaluator = parted
+    real = evaluate_samples(evaluator, offered.validation, noise=noise)
+    assert real.distinct.share == pytest.approx(real.novelty.all, rel=0.1)
+    assert real.distinct.nominal == pytest.approx(real.novelty.nominal, rel=0.1)
+    assert not real.collapsed
+    held = judge(evaluator, offered.validation)
+    good = offered.validation[evaluator.distinct(held.known, held.accuracy, held.finite)]
+    spec, mean = offered.network.spec, evaluator.frame.place(offered.train).mean(axis=0)
+    rng = np.random.default_rng(seed)
+    cases = {  # samples, share that is distinct, word of the note
+        "one": (np.repeat(good[seed : seed + 1], 40, axis=0), 1 / 40, "collapsed"),
+        "some": (np.tile(good[:6], (7, 1)), 6 / 42, "repeats itself"),
+        "mean": (mean + 0.02 * mean.std() * rng.normal(size=(40, mean.size)), 0, "collapsed"),
+    }
+    for samples, share, word in cases.values():
+        moved = apply(spec, random_element(spec, seed, (len(samples),)), samples)
+        found = evaluate_samples(evaluator, np.asarray(moved), noise=noise)
+        assert found.distinct.share == pytest.approx(share, abs=0 if share else 1 / 40)
+        assert found.collapsed
+        assert found.notes[0].startswith(word)
+        assert not share or found.novelty.all > 0.9, "yield alone does not see it"
+        assert "(collapsed)" in generation_table([found])
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_distinct_networks_are_those_of_all_pairs(seed: int) -> None:
+    spec, rng = NETWORK.spec, np.random.default_rng(seed)
+    kinds, noise = vectors(20, seed)[rng.integers(0, 20, 70)], rng.normal(size=(70, spec.size))
+    element = replace(random_element(spec, seed, (70,)), factors={})
+    values = np.asarray(apply(spec, element, kinds + rng.uniform(0, 0.6, (70, 1)) * noise))
+    pairs = np.stack(np.meshgrid(range(70), range(70), indexing="ij"), axis=-1).reshape(-1, 2)
+    exact = aligned_distances(spec, values, values, pairs).reshape(70, 70)
+    counted: list[int] = []
+    for row in range(70):
+        counted += [row] if (exact[row, counted] >= 6).all() else []
+    assert np.flatnonzero(distinct(spec, values, 6)).tolist() == counted
+    assert 20 < len(counted) < 60
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_few_candidates_hold_the_nearest_member(seed: int, runs: Runs) -> None:
     offered, evaluator = runs.parted(seed)
     noisy = evaluator.noisy_members(0.4, 40, seed)
@@ -202,6 +247,10 @@ def test_copies_are_told_apart_where_test_images_are_too_easy(seed: int, runs: R
     copied = evaluate_samples(evaluator, copies(offered, seed), noise=noise)
     assert copied.novelty.different == 0
     assert copied.copying.plain_overlap == pytest.approx(1, abs=0.01)
+    assert copied.plain_novelty is not None
+    assert copied.plain_novelty.different == 1  # nor does the gate show them there
+    assert copied.plain_novelty.gate.accuracy == copied.novelty.gate.accuracy
+    assert "| yield %, overlaps on the test images as they are |" in generation_table([copied])
     others = evaluate_samples(evaluator, offered.validation, noise=noise)
     assert others.novelty.different > 0.6
     error = math.sqrt(0.25 * (1 / others.samples + 1 / len(real.overlap)))
@@ -495,7 +544,8 @@ def test_reports_survive_json(reports: tuple[Report, ...]) -> None:
     again = from_json(text)
     assert to_json(again) == text
     assert again[0].over_seeds("accuracy") == reports[0].over_seeds("accuracy")
-    assert again[1].cost is None
+    assert again[1].cost is again[0].plain_novelty is None  # the view is the plain images
+    assert "as they are |" not in generation_table(again)
     with pytest.raises(ConfigError, match="evaluate-generator"):
         from_json("[{}]")
 

@@ -251,16 +251,17 @@ def _diversity(axes: Axes, reports: Reports) -> None:
 
 
 def _yields(axes: Axes, reports: Reports) -> None:
-    words = ("all three", "accurate", "distant", "different")
+    words = ("all three", "distinct", "accurate", "distant", "different")
     width = 0.8 / len(reports)
     for k, report in enumerate(reports):
         found = report.novelty
-        shares = 100 * np.array([found.all, found.accurate, found.distant, found.different])
-        axes.bar(np.arange(4) + (k + 0.5) * width - 0.4, shares, width, color=_colour(k))
-    nominal = 100 * reports[0].novelty.nominal
-    axes.plot([-0.4, 0.4], [nominal, nominal], color=REAL, linewidth=2)
+        gates = found.accurate, found.distant, found.different
+        shares = 100 * np.array([found.all, report.distinct.share, *gates])
+        axes.bar(np.arange(5) + (k + 0.5) * width - 0.4, shares, width, color=_colour(k))
+    for column, nominal in enumerate((reports[0].novelty.nominal, reports[0].distinct.nominal)):
+        axes.plot([column - 0.4, column + 0.4], [100 * nominal] * 2, color=REAL, linewidth=2)
     axes.set_ylim(0, 105)
-    axes.set_xticks(range(4), words)
+    axes.set_xticks(range(5), words, size=7)
     axes.set_title("Novelty-gated yield, bar: held-out")
     axes.set_ylabel("% of samples")
 

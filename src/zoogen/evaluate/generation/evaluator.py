@@ -19,10 +19,11 @@ from zoogen.evaluate.generation.behaviour import (
     probabilities,
     wrong_predictions,
 )
+from zoogen.evaluate.generation.distinct import distinct
 from zoogen.evaluate.generation.ensembles import ensemble_gains
 from zoogen.evaluate.generation.frame import Frame, frame_of
 from zoogen.evaluate.generation.neighbours import CANDIDATES, Known, Nearest, nearest
-from zoogen.evaluate.generation.novelty import Curve, Point
+from zoogen.evaluate.generation.novelty import Curve, Point, far_enough, passing
 from zoogen.evaluate.generation.views import NEAR, Exam, View, Wrong, choose_view
 from zoogen.generators.baselines import noisy_members
 from zoogen.generators.parts import SMALLEST, Parts
@@ -192,6 +193,28 @@ class Evaluator:
     def real_neighbours(self) -> Nearest:
         """Neighbours of the held-out members among the training members."""
         return self.neighbours(self.real)
+
+    def distinct(
+        self, networks: Known, accuracy: Float[np.ndarray, " n"], found: Nearest
+    ) -> Bool[np.ndarray, " n"]:
+        """Which networks pass the gate and are as far from each one before them that does as from
+        training members; see :func:`~zoogen.evaluate.generation.distinct.distinct`.
+
+        Args:
+            networks: finite ones.
+            accuracy: of the same.
+            found: their neighbours.
+        """
+        good = passing(accuracy, found, self.real_accuracies, self.real_neighbours)
+        least = far_enough(self.real_neighbours)
+        good[good] = distinct(self.network.spec, networks.placed[good], least)
+        return good
+
+    @cached_property
+    def real_distinct(self) -> float:
+        """Share of the held-out members that pass the gate and differ from each other."""
+        real = self.real, self.real_accuracies, self.real_neighbours
+        return float(self.distinct(*real).mean())
 
     @property
     def real_accuracies(self) -> Float[np.ndarray, " h"]:

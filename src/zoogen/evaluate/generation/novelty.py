@@ -88,16 +88,31 @@ def novelty_yield(
         held_out: their neighbours.
     """
     gate, relative = gate_of(real_accuracy, held_out), relative_distances(generated, held_out)
-    own = relative_distances(held_out, held_out)
     with np.errstate(invalid="ignore"):
         return Yield(
             gate=gate,
-            all=_share(gate.passed(accuracy, relative, generated.overlap)),
+            all=_share(passing(accuracy, generated, real_accuracy, held_out)),
             accurate=_share(accuracy >= gate.accuracy),
             distant=_share(relative >= gate.distance_ratio),
             different=_share(generated.overlap <= gate.overlap),
-            nominal=_share(gate.passed(real_accuracy, own, held_out.overlap)),
+            nominal=_share(passing(real_accuracy, held_out, real_accuracy, held_out)),
         )
+
+
+def passing(
+    accuracy: Float[np.ndarray, " n"],
+    networks: Nearest,
+    real_accuracy: Float[np.ndarray, " m"],
+    held_out: Nearest,
+) -> Bool[np.ndarray, " n"]:
+    """Which networks pass the gate that held-out members set; arguments as above."""
+    gate, relative = gate_of(real_accuracy, held_out), relative_distances(networks, held_out)
+    return gate.passed(accuracy, relative, networks.overlap)
+
+
+def far_enough(held_out: Nearest) -> float:
+    """The distance from which on a network is new, and two are distinct."""
+    return FAR_ENOUGH * float(np.median(held_out.distance))
 
 
 def _share(passed: Bool[np.ndarray, " n"]) -> float:

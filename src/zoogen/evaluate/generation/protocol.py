@@ -14,13 +14,15 @@ from zoogen.errors import ConfigError
 from zoogen.evaluate.generation.conditioning import Conditioned
 from zoogen.evaluate.generation.copying import copying, relative_distances
 from zoogen.evaluate.generation.cost import Cost
-from zoogen.evaluate.generation.diversity import diversity
+from zoogen.evaluate.generation.distinct import Distinct
+from zoogen.evaluate.generation.diversity import Diversity, diversity
 from zoogen.evaluate.generation.ensembles import SIZES
 from zoogen.evaluate.generation.evaluator import Evaluator, checked
 from zoogen.evaluate.generation.neighbours import Known, Nearest
 from zoogen.evaluate.generation.novelty import (
     Curve,
     Point,
+    Yield,
     gain_at_equal_novelty,
     novelty_yield,
 )
@@ -37,6 +39,7 @@ from zoogen.evaluate.generation.report import (
 from zoogen.evaluate.generation.starts import Start
 
 ENOUGH_SAMPLES, ENOUGH_SEEDS = 500, 3
+COLLAPSED = 0.5  # of the distance of real pairs, or of the samples that pass: less is told
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,10 @@ def evaluate_samples(
     curves = (noise, *beside.curves)
     of_seeds = by_seed(evaluator, judged)
     invalid = int((~judged.usable).sum())
+    varied = diversity(evaluator.network.spec, judged.known, evaluator.real)
+    passed = novelty_yield(accuracy, judged.found, evaluator.real_accuracies, real)
+    apart = distinct_yield(evaluator, judged)
+    collapse = _collapse(varied, passed, apart)
     return Report(
         name=name,
         population=evaluator.population,
@@ -109,15 +116,22 @@ def evaluate_samples(
         samples=len(accuracy),
         invalid=invalid,
         selection=selection,
-        notes=(*_notes(len(accuracy), len(of_seeds), invalid, selection), *beside.notes),
+        notes=(
+            *collapse,
+            *_notes(len(accuracy), len(of_seeds), invalid, selection),
+            *beside.notes,
+        ),
         view=evaluator.view.words,
         leak=evaluator.view.leak,
         accuracy=spread_of(accuracy),
         real_accuracy=spread_of(evaluator.real_accuracies),
         recalibrated=_recalibrated(evaluator, judged.weights),
         copying=copying(found, real),
-        diversity=diversity(evaluator.network.spec, judged.known, evaluator.real),
-        novelty=novelty_yield(accuracy, judged.found, evaluator.real_accuracies, real),
+        diversity=varied,
+        novelty=passed,
+        plain_novelty=_plain(evaluator, judged),
+        distinct=apart,
+        collapsed=bool(collapse),
         by_seed=of_seeds,
         scaling=(),
         place=place,
@@ -197,8 +211,37 @@ def scale_point(evaluator: Evaluator, judged: Judged) -> Scaled:
     """What is told of a generator with so many training runs."""
     real = evaluator.real_neighbours
     passed = novelty_yield(judged.accuracy, judged.found, evaluator.real_accuracies, real)
-    zu = copying(judged.finite, real).zu
-    return Scaled(evaluator.members, zu, passed.nominal, by_seed(evaluator, judged))
+    zu, apart = copying(judged.finite, real).zu, distinct_yield(evaluator, judged)
+    return Scaled(evaluator.members, zu, apart, passed.nominal, by_seed(evaluator, judged))
+
+
+def distinct_yield(evaluator: Evaluator, judged: Judged) -> Distinct:
+    """Share of all samples that pass the gate and differ from each other."""
+    found = evaluator.distinct(judged.known, judged.accuracy[judged.usable], judged.finite)
+    return Distinct(float(found.sum()) / len(judged.usable), evaluator.real_distinct)
+
+
+def _plain(evaluator: Evaluator, judged: Judged) -> Yield | None:
+    """Yield with overlaps on the test images as they are, where the gate takes others."""
+    if not evaluator.view.level:
+        return None
+    found, real = (n._replace(overlap=n.plain) for n in (judged.found, evaluator.real_neighbours))
+    return novelty_yield(judged.accuracy, found, evaluator.real_accuracies, real)
+
+
+def _collapse(varied: Diversity, passed: Yield, apart: Distinct) -> tuple[str, ...]:
+    """Why samples are repetitions of each other; nothing where they are not."""
+    if varied.distance_ratio < COLLAPSED:
+        return (
+            f"collapsed: pairs of samples are {varied.distance_ratio:.2f} times as far apart as "
+            "real ones; yield does not see it, distinct yield does",
+        )
+    if apart.share < COLLAPSED * passed.all:
+        return (
+            f"repeats itself: {100 * passed.all:.1f} % of samples pass the gate, but only "
+            f"{100 * apart.share:.1f} % differ from each other, too",
+        )
+    return ()
 
 
 def _notes(samples: int, seeds: int, invalid: int, selection: str) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from zoogen.errors import ConfigError
 from zoogen.evaluate.generation.conditioning import Conditioned
 from zoogen.evaluate.generation.copying import Copying
 from zoogen.evaluate.generation.cost import Cost
+from zoogen.evaluate.generation.distinct import Distinct
 from zoogen.evaluate.generation.diversity import Diversity
 from zoogen.evaluate.generation.novelty import Curve, Gain, Point, Yield
 from zoogen.evaluate.generation.starts import Start
@@ -63,12 +64,14 @@ class Scaled:
     Attributes:
         members: training runs.
         zu: of all samples, against these training runs.
+        distinct: yield of all samples that differ from each other, and that of held-out members.
         nominal: yield of held-out members against these training runs.
         by_seed: the main figures for each seed.
     """
 
     members: int
     zu: float
+    distinct: Distinct
     nominal: float
     by_seed: tuple[SeedResults, ...]
 
@@ -135,7 +138,11 @@ class Report:
         accuracy, real_accuracy: of samples and of held-out members.
         recalibrated: accuracy after running statistics of norms are computed anew on training
             images; ``None`` for networks without them.
-        copying, diversity, novelty: see there.
+        copying, diversity, novelty, distinct: see there.
+        plain_novelty: yield with overlaps on the test images as they are; ``None`` where the view
+            is just these.
+        collapsed: whether samples repeat each other, which ``novelty`` does not see; a note says
+            how.
         by_seed: the main figures for each generator seed.
         scaling: the same from few to many training runs; empty where there is one number of them.
         place: of the generator in the plane of accuracy and novelty.
@@ -164,6 +171,9 @@ class Report:
     copying: Copying
     diversity: Diversity
     novelty: Yield
+    plain_novelty: Yield | None
+    distinct: Distinct
+    collapsed: bool
     by_seed: tuple[SeedResults, ...]
     scaling: tuple[Scaled, ...]
     place: Point

@@ -222,7 +222,9 @@ def _report(
         ground.evaluator, found.weights, found.of_seed, fits.name, "", ground.noise, beside
     )
     done(1)
-    own = Scaled(report.members, report.copying.zu, report.novelty.nominal, report.by_seed)
+    own = Scaled(
+        report.members, report.copying.zu, report.distinct, report.novelty.nominal, report.by_seed
+    )
     return replace(report, scaling=(*scaling, own)) if scaling else report
 
 

@@ -94,7 +94,10 @@ _COPYING: Rows = {
     ),
 }  # fmt: skip
 _DIVERSITY: Rows = {
-    "distance of pairs ÷ real": ("1", None, lambda r: number(r.diversity.distance_ratio)),
+    "distance of pairs ÷ real": (
+        "1", None,
+        lambda r: number(r.diversity.distance_ratio) + (" (collapsed)" if r.collapsed else ""),
+    ),
     "overlap of pairs ÷ real": ("1", None, lambda r: number(r.diversity.overlap_ratio)),
     "effective rank ÷ real": ("1", None, lambda r: number(r.diversity.rank_ratio)),
     "spread ÷ real, least to largest over tensors": (
@@ -115,12 +118,19 @@ _YIELD: Rows = {
             map(percent, (r.novelty.accurate, r.novelty.distant, r.novelty.different))
         ),
     ),
+    "distinct yield %: new to each other, too": (
+        "as held-out", lambda r: percent(r.distinct.nominal), lambda r: percent(r.distinct.share),
+    ),
 }  # fmt: skip
 
 
 def _rows(reports: Sequence[Report]) -> Rows:
     """What every report has, then what hangs on baselines, sizes and conditions of these."""
     rows = _ACCURACY | _COPYING | _DIVERSITY | _YIELD
+    if any(report.plain_novelty for report in reports):
+        rows["yield %, overlaps on the test images as they are"] = (
+            "as held-out", _plain("nominal"), _plain("all"),
+        )  # fmt: skip
     if any(report.recalibrated for report in reports):
         rows["accuracy %, running statistics computed anew"] = (
             "", None, lambda r: _spread(r.recalibrated),
@@ -138,6 +148,11 @@ def _rows(reports: Sequence[Report]) -> Rows:
             "1", _ceiling(name), _agreement(name),
         )  # fmt: skip
     return rows
+
+
+def _plain(quantity: str) -> Row:
+    """Yield on the test images as they are, which may be the view of the gate already."""
+    return lambda report: percent(getattr(report.plain_novelty or report.novelty, quantity))
 
 
 def _spread(found: Spread | None) -> str:
@@ -252,6 +267,7 @@ def _scaling(reports: Sequence[Report]) -> list[str]:
                 for mean, deviation in [over_seeds(point.by_seed, quantity)]
             ),
             percent(point.nominal),
+            f"{percent(point.distinct.share)} ({percent(point.distinct.nominal)})",
         ]
         for report in reports
         for point in report.scaling
@@ -260,7 +276,7 @@ def _scaling(reports: Sequence[Report]) -> list[str]:
         return []
     head = [
         "", "training runs", "seeds", "accuracy %", "ZU", "distance ÷ held-out", "overlap",
-        "yield %", "held-out yield %",
+        "yield %", "held-out yield %", "distinct yield % (held-out)",
     ]  # fmt: skip
     words = "From few to many training runs, mean ± std over seeds; one held-out part for all\n\n"
     return [words + _markdown([head, ["---"] * len(head), *lines])]

@@ -47,11 +47,16 @@ from zoogen.evaluate.generation.behaviour import finite_outputs, probabilities, 
 from zoogen.evaluate.generation.copying import zu_score
 from zoogen.evaluate.generation.distinct import distinct
 from zoogen.evaluate.generation.diversity import effective_rank, random_pairs
-from zoogen.evaluate.generation.ensembles import ensemble_gains
+from zoogen.evaluate.generation.ensembles import ensembled
 from zoogen.evaluate.generation.neighbours import aligned_distances, nearest, unit_distances
-from zoogen.evaluate.generation.protocol import judge
+from zoogen.evaluate.generation.protocol import _ensembles, judge
 from zoogen.evaluate.generation.starts import SCRATCH, _start
-from zoogen.evaluate.generation.table import generation_table, percent
+from zoogen.evaluate.generation.table import (
+    _beside_real,
+    _without_gain,
+    generation_table,
+    percent,
+)
 from zoogen.evaluate.generation.views import noisy
 from zoogen.generators import Parted, Population, conditioning_of
 from zoogen.generators.parts import SMALLEST
@@ -399,13 +404,46 @@ def test_gains_are_interpolated_and_never_extrapolated(
 def test_equal_networks_gain_nothing_together() -> None:
     rng = np.random.default_rng(0)
     labels, one = rng.integers(0, 3, 50), rng.dirichlet(np.ones(3), 50)
-    gains = ensemble_gains(np.repeat(one[None], 6, axis=0), labels, (2, 5, 10))
-    assert gains[2] == gains[5] == 0
-    assert math.isnan(gains[10])
+    found = ensembled(np.repeat(one[None], 6, axis=0), labels, (2, 5, 10))
+    assert found[2].gain == found[5].gain == 0
+    assert found[2].accuracy == pytest.approx((one.argmax(axis=1) == labels).mean())
+    assert math.isnan(found[10].gain)
     truth = 0.2 + 0.4 * np.eye(3)[labels]  # networks that are right on average
     noisy = truth + rng.normal(size=(40, 50, 3))
-    gains = ensemble_gains(noisy, labels, (2, 20))
-    assert gains[20] > gains[2] > 0
+    found = ensembled(noisy, labels, (2, 20))
+    assert found[20].gain > found[2].gain > 0
+    alone = (noisy.argmax(axis=-1) == labels).mean()
+    for of_size in found.values():  # of the same networks but for the draw of groups
+        assert of_size.accuracy - of_size.gain == pytest.approx(alone, abs=0.02)
+
+
+def test_gains_of_ensembles_are_told_beside_those_of_real_networks(
+    reports: tuple[Report, ...],
+) -> None:
+    rich = reports[0]
+    ours, real, _ = rich.ensembles
+    assert real.of_real[:3] == pytest.approx((1, 1, 1))
+    assert ours.of_real[:3] == pytest.approx(np.divide(ours.gains, real.gains)[:3])
+    assert ours.of_real[0] == pytest.approx(1, abs=0.5)
+    rows = [line.split("|")[1:-1] for line in generation_table([rich]).splitlines()]
+    cells = {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows if len(row) == 4}
+    assert cells["… ÷ gain of 5 real nets; accuracy of the ensembles, %"][1:] == [
+        f"1.00; {percent(real.accuracies[1])}",
+        f"{ours.of_real[1]:.2f}; {percent(ours.accuracies[1])}",
+    ]
+
+
+def test_no_ratio_to_a_gain_of_about_zero(runs: Runs) -> None:
+    """Held-out members that are one network gain nothing together."""
+    one = np.repeat(runs.weights[:1], 2 * SMALLEST, axis=0)
+    alike = evaluator_of(runs, runs.weights[:30], one)
+    noise = Curve("noise", (Point("0.1", 0.9, 0.9, 0.1),))
+    found = _ensembles(alike, runs.weights[30:60], noise, alike.accuracies(runs.weights[30:60]))
+    assert [math.isnan(share) for share in found[0].of_real] == [True] * 4
+    assert found[0].gains[2] > 0
+    report = SimpleNamespace(ensembles=found)
+    assert "Ensembles of 2, 5, 10, 20 real networks gain" in _without_gain(report)[0]
+    assert _beside_real("generated", 10)(report) == f"–; {percent(found[0].accuracies[2])}"
 
 
 @pytest.mark.parametrize("seed", SEEDS)

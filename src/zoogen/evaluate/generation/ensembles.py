@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -11,14 +12,26 @@ SIZES = (2, 5, 10, 20)
 GROUPS = 50
 
 
-def ensemble_gains(
+class Ensembled(NamedTuple):
+    """Ensembles of one size, on average.
+
+    Attributes:
+        gain: accuracy of the ensembles − mean accuracy of their networks.
+        accuracy: of the ensembles.
+    """
+
+    gain: float
+    accuracy: float
+
+
+def ensembled(
     probability: Float[np.ndarray, "n b k"],
     labels: Int[np.ndarray, " b"],
     sizes: Sequence[int] = SIZES,
     groups: int = GROUPS,
     seed: int = 0,
-) -> dict[int, float]:
-    """Accuracy of ensembles − mean accuracy of their networks, for each size.
+) -> dict[int, Ensembled]:
+    """What ensembles of each size reach, and what they gain over their networks.
 
     Args:
         probability: of the classes, finite.
@@ -29,8 +42,8 @@ def ensemble_gains(
 
     Example:
         >>> sure, unsure = [[0.9, 0.1], [0.4, 0.6]], [[0.4, 0.6], [0.9, 0.1]]
-        >>> ensemble_gains(np.array([sure, unsure]), np.array([0, 0]), sizes=(2, 3))
-        {2: 0.5, 3: nan}
+        >>> ensembled(np.array([sure, unsure]), np.array([0, 0]), sizes=(2,))
+        {2: Ensembled(gain=0.5, accuracy=1.0)}
 
     Reference:
         Lakshminarayanan, Pritzel and Blundell, Simple and scalable predictive uncertainty
@@ -38,13 +51,10 @@ def ensemble_gains(
     """
     rng, count = np.random.default_rng(seed), len(probability)
     alone = (probability.argmax(axis=-1) == labels).mean(axis=-1)
-    gains = {}
-    for size in sizes:
-        chosen = [rng.permutation(count)[:size] for _ in range(groups)] if size <= count else []
-        found = [
-            float((probability[group].mean(axis=0).argmax(axis=-1) == labels).mean())
-            - float(alone[group].mean())
-            for group in chosen
-        ]
-        gains[size] = float(np.mean(found)) if found else float("nan")
-    return gains
+    found = dict.fromkeys(sizes, Ensembled(float("nan"), float("nan")))
+    for size in (size for size in sizes if size <= count):
+        chosen = [rng.permutation(count)[:size] for _ in range(groups)]
+        right = [probability[group].mean(axis=0).argmax(axis=-1) == labels for group in chosen]
+        gains = [of.mean() - alone[group].mean() for of, group in zip(right, chosen, strict=True)]
+        found[size] = Ensembled(float(np.mean(gains)), float(np.mean(right)))
+    return found

@@ -20,7 +20,7 @@ from zoogen.evaluate.generation.behaviour import (
     wrong_predictions,
 )
 from zoogen.evaluate.generation.distinct import distinct
-from zoogen.evaluate.generation.ensembles import ensemble_gains
+from zoogen.evaluate.generation.ensembles import Ensembled, ensembled
 from zoogen.evaluate.generation.frame import Frame, frame_of
 from zoogen.evaluate.generation.neighbours import CANDIDATES, Known, Nearest, nearest
 from zoogen.evaluate.generation.novelty import Curve, Point, far_enough, passing
@@ -132,15 +132,15 @@ class Evaluator:
     def _wrong_on(self, exam: Exam, values: Float[np.ndarray, "n p"]) -> Bool[np.ndarray, "n b"]:
         return wrong_predictions(self.network, values, *exam)
 
-    def ensemble_gains(self, weights: Float[np.ndarray, "n p"]) -> dict[int, float]:
-        """Gain in test accuracy of ensembles of networks over one of them, by size.
+    def ensembled(self, weights: Float[np.ndarray, "n p"]) -> dict[int, Ensembled]:
+        """Test accuracy of ensembles of networks and their gain over one of them, by size.
 
         Args:
             weights: finite; the first ``ENSEMBLED`` networks count.
         """
         values = checked(self.network.spec, weights)[:ENSEMBLED]
         given = probabilities(self.network, values, self._exam.images)
-        return ensemble_gains(given, self._exam.labels)
+        return ensembled(given, self._exam.labels)
 
     def known(self, weights: Float[np.ndarray, "n p"]) -> Known:
         """What neighbours and diversity are computed from.
@@ -222,9 +222,14 @@ class Evaluator:
         return 1 - self.real.wrong.mean(axis=1)
 
     @cached_property
-    def real_ensemble_gains(self) -> dict[int, float]:
-        """Gains of ensembles of held-out members."""
-        return self.ensemble_gains(self._held_out)
+    def real_ensembled(self) -> dict[int, Ensembled]:
+        """Of the held-out members."""
+        return self.ensembled(self._held_out)
+
+    @property
+    def one_image(self) -> float:
+        """The accuracy that a single test image stands for."""
+        return 1 / len(self._exam.labels)
 
     # --------------------------------------------------------------------------------- baselines
     def point(self, weights: Float[np.ndarray, "n p"], setting: str = "") -> Point:

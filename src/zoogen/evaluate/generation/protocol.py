@@ -16,7 +16,7 @@ from zoogen.evaluate.generation.copying import copying, relative_distances
 from zoogen.evaluate.generation.cost import Cost
 from zoogen.evaluate.generation.distinct import Distinct
 from zoogen.evaluate.generation.diversity import Diversity, diversity
-from zoogen.evaluate.generation.ensembles import SIZES
+from zoogen.evaluate.generation.ensembles import SIZES, Ensembled
 from zoogen.evaluate.generation.evaluator import Evaluator, checked
 from zoogen.evaluate.generation.neighbours import Known, Nearest
 from zoogen.evaluate.generation.novelty import (
@@ -318,17 +318,30 @@ def _ensembles(
     sigma = float(min(noisy, key=lambda point: abs(point.accuracy - target)).setting)
     copies = evaluator.noisy_members(sigma, 2 * max(SIZES), member=0)
     every = (
-        ("generated", evaluator.accuracies(mixed), evaluator.ensemble_gains(mixed)),
-        ("real", evaluator.real_accuracies, evaluator.real_ensemble_gains),
+        ("generated", evaluator.accuracies(mixed), evaluator.ensembled(mixed)),
+        ("real", evaluator.real_accuracies, evaluator.real_ensembled),
         (
             f"one net with noise {sigma:g}",
             evaluator.accuracies(copies),
-            evaluator.ensemble_gains(copies),
+            evaluator.ensembled(copies),
         ),
     )
-    return tuple(
-        Ensembles(
-            name, float(alone.mean()) if len(alone) else math.nan, tuple(g), tuple(g.values())
-        )
-        for name, alone, g in every
+    return tuple(_ensembles_of(evaluator, *each) for each in every)
+
+
+def _ensembles_of(
+    evaluator: Evaluator, source: str, alone: np.ndarray, found: Mapping[int, Ensembled]
+) -> Ensembles:
+    gains = tuple(each.gain for each in found.values())
+    real = [each.gain for each in evaluator.real_ensembled.values()]
+    return Ensembles(
+        source,
+        float(alone.mean()) if len(alone) else math.nan,
+        tuple(found),
+        gains,
+        tuple(
+            gain / other if other >= evaluator.one_image else math.nan
+            for gain, other in zip(gains, real, strict=True)
+        ),
+        tuple(each.accuracy for each in found.values()),
     )

@@ -92,12 +92,17 @@ class Ensembles:
         alone: mean accuracy of single ones.
         sizes: networks in an ensemble.
         gains: of ensembles of each size, over the mean accuracy of their networks.
+        of_real: gains ÷ those of ensembles of held-out members; NaN where these gain less than one
+            test image, so that there is nothing to compare with.
+        accuracies: of the ensembles.
     """
 
     source: str
     alone: float
     sizes: tuple[int, ...]
     gains: tuple[float, ...]
+    of_real: tuple[float, ...]
+    accuracies: tuple[float, ...]
 
 
 @dataclass(frozen=True)

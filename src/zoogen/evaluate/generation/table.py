@@ -143,6 +143,9 @@ def _rows(reports: Sequence[Report]) -> Rows:
         rows[f"gain of {size}-net ensembles, points (of one noised net)"] = (
             "as held-out", _ensemble("real", size), _generated_ensemble(size),
         )  # fmt: skip
+        rows[f"… ÷ gain of {size} real nets; accuracy of the ensembles, %"] = (
+            "1; as held-out", _beside_real("real", size), _beside_real("generated", size),
+        )  # fmt: skip
     for name in dict.fromkeys(c.name for report in reports for c in report.conditions):
         rows[f"requested against achieved {name} (shuffled, 97.5 %)"] = (
             "1", _ceiling(name), _agreement(name),
@@ -186,16 +189,30 @@ def _gain_over(name: str, real: bool = False) -> Row:
     return of
 
 
-def _ensemble(source: str, size: int) -> Row:
-    def of(report: Report) -> str:
-        gains = [
-            gain
-            for ensembles in report.ensembles
-            if ensembles.source.startswith(source)
-            for k, gain in zip(ensembles.sizes, ensembles.gains, strict=True)
+def _of_size(report: Report, source: str, size: int, quantity: str) -> float:
+    """A quantity of :class:`Ensembles`; NaN where there is none."""
+    return next(
+        (
+            value
+            for found in report.ensembles
+            if found.source.startswith(source)
+            for k, value in zip(found.sizes, getattr(found, quantity), strict=True)
             if k == size
-        ]
-        return percent(gains[0]) if gains else "–"
+        ),
+        math.nan,
+    )
+
+
+def _ensemble(source: str, size: int) -> Row:
+    return lambda report: percent(_of_size(report, source, size, "gains"))
+
+
+def _beside_real(source: str, size: int) -> Row:
+    def of(report: Report) -> str:
+        share, accuracy = (
+            _of_size(report, source, size, quantity) for quantity in ("of_real", "accuracies")
+        )
+        return f"{number(share)}; {percent(accuracy)}"
 
     return of
 
@@ -240,6 +257,7 @@ def _remarks(reports: Sequence[Report]) -> list[str]:
     ]
     groups = by_population(reports)
     words = [_gate(group, len(groups)) for group in groups]
+    words += _without_gain(reports[0])
     words.append("Standard deviations over seeds, their number in brackets.")
     return [*words, *(["\n".join([*notes, *reasons])] if notes or reasons else [])]
 
@@ -254,6 +272,19 @@ def _gate(group: Sequence[Report], populations: int) -> str:
         f"held-out median, overlap ≤ {overlap} on {first.view}, where {percent(first.leak)} % of "
         "training members with noise of 0.05 pass. Gains are at equal overlap on these images."
     )
+
+
+def _without_gain(report: Report) -> list[str]:
+    """Sizes of ensembles that real networks do not gain by."""
+    for found in report.ensembles:
+        if found.source == "real":
+            kept = zip(found.sizes, found.of_real, strict=True)
+            none = [str(size) for size, share in kept if math.isnan(share)]
+            return [
+                f"Ensembles of {', '.join(none)} real networks gain less than one test image, or "
+                "there are too few: no ratio to their gain is told, compare accuracies."
+            ] * bool(none)
+    return []
 
 
 def _scaling(reports: Sequence[Report]) -> list[str]:

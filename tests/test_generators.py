@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -793,6 +794,17 @@ def test_runs_are_fits_of_a_generator_and_points_of_its_curve() -> None:
         generators_of([fitted("few", 0, 20), fitted("flow-a", 0, 20)])
 
 
+def keeping(told: dict[str, list[float]]) -> Callable[..., Any]:
+    """A reporter that keeps, of each part of the work, its total and the units that are done."""
+
+    @contextmanager
+    def report(name: str, total: float, _unit: str) -> Iterator[Callable[[float], None]]:
+        told[name] = [total]
+        yield told[name].append
+
+    return report
+
+
 @pytest.mark.slow
 def test_fits_are_pooled_and_conditions_read(
     zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -810,7 +822,18 @@ def test_fits_are_pooled_and_conditions_read(
         )
         for members, seed in ((20, 0), (70, 0), (70, 1))
     ]  # fmt: skip
-    (report,) = evaluate_runs(runs, zoo, samples=30)
+    told_of: dict[str, list[float]] = {}
+    (report,) = evaluate_runs(runs, zoo, samples=30, reporter=keeping(told_of))
+    assert list(told_of) == [
+        "samples of pca-flow, 20 training runs", "real networks, 20 training runs",
+        "judgement of pca-flow, 20 training runs", "samples of pca-flow, 70 training runs",
+        "real networks, 70 training runs", "baselines, 70 training runs",
+        "starts from pca-flow on digits", "metrics of pca-flow",
+        "judgement of pca-flow, 70 training runs",
+    ]  # fmt: skip
+    for total, *units in told_of.values():
+        assert sum(units) == pytest.approx(total), "all units are told, and no more"
+    assert len(told_of["baselines, 70 training runs"]) > 8, "a report a setting"
     assert (report.fits, report.members) == (2, 70)
     assert [result.seed for result in report.by_seed] == [0, 1]
     assert [(point.members, len(point.by_seed)) for point in report.scaling] == [(20, 3), (70, 2)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -35,6 +35,7 @@ PROBES = 200  # images on which functions are compared
 SIGMAS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.2)
 NOISED = 100  # networks of each size of noise
 ENSEMBLED = 200  # networks that ensembles are drawn from
+PREPARED = ("frame", "view", "_members", "real", "real_neighbours", "real_distinct")
 
 
 def exam_of(dataset: Dataset) -> tuple[Exam, Images]:
@@ -113,6 +114,16 @@ class Evaluator:
             digest.update(f"{np.shape(array)}".encode())
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()[:12]
+
+    def prepare(self, done: Callable[[float], None] = lambda parts: None) -> None:
+        """Compute what all samples are compared with, which is else done when first needed.
+
+        Args:
+            done: called after each of ``len(PREPARED)`` parts, with 1.
+        """
+        for name in PREPARED:
+            getattr(self, name)
+            done(1)
 
     # ------------------------------------------------------------------------- single networks
     def accuracies(self, weights: Float[np.ndarray, "n p"]) -> Float[np.ndarray, " n"]:
@@ -255,7 +266,11 @@ class Evaluator:
         return Curve(name, tuple(self.point(w, setting) for setting, w in settings.items()))
 
     def noise_curve(
-        self, sigmas: Sequence[float] = SIGMAS, count: int = NOISED, seed: int = 0
+        self,
+        sigmas: Sequence[float] = SIGMAS,
+        count: int = NOISED,
+        seed: int = 0,
+        done: Callable[[float], None] = lambda networks: None,
     ) -> Curve:
         """The baseline that every generator must beat, the generator ``noise`` at several sizes.
 
@@ -263,9 +278,13 @@ class Evaluator:
             sigmas: see :func:`~zoogen.generators.baselines.noisy_members`.
             count: networks of each.
             seed: of members and noise.
+            done: called with the number of networks just judged.
         """
-        settings = {f"{sigma:g}": self.noisy_members(sigma, count, seed) for sigma in sigmas}
-        return self.curve("noise", settings)
+        points = []
+        for sigma in sigmas:
+            points.append(self.point(self.noisy_members(sigma, count, seed), f"{sigma:g}"))
+            done(count)
+        return Curve("noise", tuple(points))
 
     def noisy_members(
         self, sigma: float, count: int, seed: int = 0, member: int | None = None

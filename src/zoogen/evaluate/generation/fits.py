@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -64,6 +64,11 @@ class Fits(NamedTuple):
         return int(self.first.facts["members"]["train"])
 
     @property
+    def title(self) -> str:
+        """What tells it apart from the same generator with fewer or more of them."""
+        return f"{self.name}, {self.members} training runs"
+
+    @property
     def seconds(self) -> float:
         """Mean over fits of the time that one took."""
         return float(np.mean([run.facts["fit"]["seconds"] for run in self.runs]))
@@ -99,12 +104,15 @@ class Fits(NamedTuple):
             "training.seed, too"
         )
 
-    def sampled(self, count: int, seeds: int) -> Samples:
+    def sampled(
+        self, count: int, seeds: int, done: Callable[[float], None] = lambda networks: None
+    ) -> Samples:
         """Unselected samples, dealt out over fits, or over seeds of the samples of a single one.
 
         Args:
             count: of all.
             seeds: of the samples, where there is one fit.
+            done: called with the number of networks just made.
         """
         several = len(self.runs) > 1
         groups = len(self.runs) if several else seeds
@@ -118,6 +126,7 @@ class Fits(NamedTuple):
         for number, size in enumerate(counts):
             run = self.runs[number] if several else self.first
             weights[group == number] = run.sample(size, number, options=self.options)
+            done(size)
         names = np.array([run.config.training.seed for run in self.runs])
         return Samples(weights, names[group] if several else group, time.perf_counter() - begin)
 

@@ -8,6 +8,7 @@ never trained: it is read from the weights by a model that learned to on the tra
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -40,11 +41,19 @@ Noise = Float32[np.ndarray, " n"]
 
 
 class Setting(NamedTuple):
-    """Where networks are measured."""
+    """Where networks are measured; ``done`` is called with the number of them just measured."""
 
     run: Run
     zoo: Zoo
     dataset: Dataset
+    done: Callable[[float], None] = lambda networks: None
+
+
+def to_measure(fits: Fits, samples: int) -> int:
+    """Networks that :func:`landscape_of` and :func:`conditions_of` measure, of so many samples."""
+    asked = fits.first.conditioning.quantities
+    phased = sum(len(_phases_of(q)) * CELLS * CELL_SIZE for q in asked if q.name == PHASE)
+    return min(MEASURED, samples) + (ASKED if asked else 0) + phased
 
 
 def landscape_of(
@@ -129,14 +138,14 @@ def _measure(
         pairs=pairs,
         label_noise=np.nan_to_num(noise),
         member_words=np.stack([identity_words(f"sample {n}") for n in range(len(weights))]),
+        on_share=lambda share: setting.done(share * len(weights)),
     )
 
 
 # ------------------------------------------------------------------------------------------ phases
 def _phases(setting: Setting, parts: Parted, fits: Fits, quantity: Quantity) -> Conditioned:
     """Cells of networks that were asked for one phase, labelled by the thresholds of the zoo."""
-    classes = [name for name in quantity.classes if name in phases.PHASES]
-    requested = [name for name in classes for _ in range(CELLS)]
+    requested = [name for name in _phases_of(quantity) for _ in range(CELLS)]
     rows = np.concatenate(
         [fits.first.conditioning.of_wish({PHASE: name}, CELL_SIZE) for name in requested]
     )
@@ -159,6 +168,10 @@ def _phases(setting: Setting, parts: Parted, fits: Fits, quantity: Quantity) -> 
     )
     how = f"cells of {CELL_SIZE} networks, labelled by the rule of the zoo"
     return class_agreement(PHASE, requested, labels.phase.tolist(), how=how)
+
+
+def _phases_of(quantity: Quantity) -> list[str]:
+    return [name for name in quantity.classes if name in phases.PHASES]
 
 
 def _rule_of(zoo: Zoo) -> phases.Rule:

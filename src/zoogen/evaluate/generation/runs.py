@@ -17,13 +17,18 @@ from zoogen.data import Dataset
 from zoogen.errors import ConfigError, ConflictError
 from zoogen.evaluate.generation.behaviour import wrong_predictions
 from zoogen.evaluate.generation.cost import Cost, training_seconds
-from zoogen.evaluate.generation.evaluator import Evaluator, exam_of
-from zoogen.evaluate.generation.fits import Fits, Values, generators_of
-from zoogen.evaluate.generation.measured import Setting, conditions_of, landscape_of
-from zoogen.evaluate.generation.novelty import Curve, Point
+from zoogen.evaluate.generation.evaluator import NOISED, PREPARED, SIGMAS, Evaluator, exam_of
+from zoogen.evaluate.generation.fits import Fits, Samples, Values, generators_of
+from zoogen.evaluate.generation.measured import (
+    Setting,
+    conditions_of,
+    landscape_of,
+    to_measure,
+)
+from zoogen.evaluate.generation.novelty import Curve
 from zoogen.evaluate.generation.protocol import Beside, evaluate_samples, judge, scale_point
 from zoogen.evaluate.generation.report import Report, Scaled
-from zoogen.evaluate.generation.starts import Start, compare_starts
+from zoogen.evaluate.generation.starts import EPOCHS, Start, compare_starts
 from zoogen.generators import (
     GENERATORS,
     Effort,
@@ -62,39 +67,34 @@ class Ground:
         zoo: of the members.
         dataset: that they were trained on.
         parts: of the population.
+        reporter: shows progress of what is computed once.
     """
 
     run: Run
     zoo: Zoo
     dataset: Dataset
     parts: Parted
+    reporter: Reporter = silent
 
     @cached_property
     def evaluator(self) -> Evaluator:
         """Judges samples."""
-        return Evaluator(
-            self.run.source.network,
-            self.parts.train.values,
-            self.parts.held_out.values,
-            *exam_of(self.dataset),
-        )
+        train, held_out = self.parts.train.values, self.parts.held_out.values
+        found = Evaluator(self.run.source.network, train, held_out, *exam_of(self.dataset))
+        name = f"real networks, {len(train)} training runs"
+        with self.reporter(name, len(PREPARED), "parts") as done:
+            found.prepare(done)
+        return found
 
     @cached_property
-    def noise(self) -> Curve:
-        """Of training members with noise."""
-        return self.evaluator.noise_curve()
-
-    @property
-    def members(self) -> Point:
-        """Training members themselves: noise of none, and averages of one."""
-        return next(
-            replace(point, setting="1") for point in self.noise.points if point.setting == "0"
-        )
-
-    @cached_property
-    def curves(self) -> tuple[Curve, ...]:
-        """Of all other baselines."""
-        return tuple(_curves(self.evaluator, self.run, self.parts, self.members))
+    def baselines(self) -> tuple[Curve, ...]:
+        """Of training members with noise, and of all others."""
+        evaluator, settings = self.evaluator, _settings(self.parts)
+        count = NOISED * len(SIGMAS) + CURVE_COUNT * sum(map(len, settings.values()))
+        name = f"baselines, {evaluator.members} training runs"
+        with self.reporter(name, count, "networks") as done:
+            noise = evaluator.noise_curve(done=done)
+            return noise, *_curves(evaluator, self.run, self.parts, settings, noise, done)
 
 
 def evaluate_runs(
@@ -145,21 +145,19 @@ def evaluate_runs(
             "for each seed"
         )
     use_all_cores()
-    grounds = _grounds(runs, zoo)
-    steps = sum(len(points) + 4 for points in generators)
-    with reporter("evaluate", steps, "parts") as done:
-        return tuple(
-            _report(points, grounds, samples, seeds, others, done) for points in generators
-        )
+    grounds = _grounds(runs, zoo, reporter)
+    return tuple(
+        _report(points, grounds, samples, seeds, others, reporter) for points in generators
+    )
 
 
-def _grounds(runs: Sequence[Run], zoo: Zoo) -> Mapping[str, Ground]:
+def _grounds(runs: Sequence[Run], zoo: Zoo, reporter: Reporter) -> Mapping[str, Ground]:
     """Population digest → what runs on it are judged by."""
     found: dict[str, Ground] = {}
     for run in runs:
         if run.facts["population_sha256"] not in found:
             parts = _same_population(run, zoo)
-            found[run.facts["population_sha256"]] = Ground(run, zoo, zoo.dataset, parts)
+            found[run.facts["population_sha256"]] = Ground(run, zoo, zoo.dataset, parts, reporter)
     first, *others = found.values()
     for other in others:
         if not first.parts.held_out.table.index.equals(other.parts.held_out.table.index):
@@ -190,75 +188,105 @@ def _report(
     samples: int,
     seeds: int,
     others: Sequence[Dataset],
-    done: Callable[[int], None],
+    reporter: Reporter,
 ) -> Report:
     """On the fits with most training members, and on those with fewer."""
-    scaling = []
-    for fits in points[:-1]:
-        scaling.append(_scaled(fits, _ground_of(fits, grounds), samples, seeds))
-        done(1)
+    scaling = [
+        _scaled(fits, _ground_of(fits, grounds), samples, seeds, reporter) for fits in points[:-1]
+    ]
     fits = points[-1]
     ground = _ground_of(fits, grounds)
-    setting = Setting(fits.first, ground.zoo, ground.dataset)
-    found = fits.sampled(samples, seeds)
-    done(1)
-    curves = ground.curves
-    done(1)
-    starts = _starts(ground, ground.dataset, found.weights)
+    found = _sampled(fits, samples, seeds, reporter)
+    noise, *curves = ground.baselines
+    starts = _starts(ground, ground.dataset, found.weights, fits.name)
     for other in others:
-        starts += _starts(ground, other, fits.told(other, STARTS))
-    done(1)
+        starts += _starts(ground, other, fits.told(other, STARTS), fits.name)
+    count = to_measure(fits, samples)
+    with reporter(f"metrics of {fits.name}", count, "networks") as done:
+        setting = Setting(fits.first, ground.zoo, ground.dataset, done)
+        conditions = conditions_of(setting, ground.parts, fits)
+        landscape = landscape_of(setting, ground.parts.held_out, found.weights)
     beside = Beside(
-        curves=curves,
+        curves=tuple(curves),
         starts=starts,
-        conditions=conditions_of(setting, ground.parts, fits),
+        conditions=conditions,
         cost=_cost(fits, ground, found.seconds / samples),
-        landscape=landscape_of(setting, ground.parts.held_out, found.weights),
+        landscape=landscape,
         fits=len(fits.runs),
         notes=fits.notes,
     )
-    done(1)
-    report = evaluate_samples(
-        ground.evaluator, found.weights, found.of_seed, fits.name, "", ground.noise, beside
-    )
-    done(1)
+    with reporter(f"judgement of {fits.title}", samples, "networks") as done:
+        report = evaluate_samples(
+            ground.evaluator, found.weights, found.of_seed, fits.name, "", noise, beside
+        )
+        done(samples)
     own = Scaled(
         report.members, report.copying.zu, report.distinct, report.novelty.nominal, report.by_seed
     )
     return replace(report, scaling=(*scaling, own)) if scaling else report
 
 
-def _scaled(fits: Fits, ground: Ground, samples: int, seeds: int) -> Scaled:
-    found = fits.sampled(samples, seeds)
-    judged = judge(ground.evaluator, found.weights, found.of_seed, fits.name)
-    return scale_point(ground.evaluator, judged)
+def _sampled(fits: Fits, samples: int, seeds: int, reporter: Reporter) -> Samples:
+    with reporter(f"samples of {fits.title}", samples, "networks") as done:
+        return fits.sampled(samples, seeds, done)
+
+
+def _scaled(fits: Fits, ground: Ground, samples: int, seeds: int, reporter: Reporter) -> Scaled:
+    found = _sampled(fits, samples, seeds, reporter)
+    evaluator = ground.evaluator
+    with reporter(f"judgement of {fits.title}", samples, "networks") as done:
+        point = scale_point(evaluator, judge(evaluator, found.weights, found.of_seed, fits.name))
+        done(samples)
+    return point
 
 
 # -------------------------------------------------------------------------------------- baselines
-def _curves(evaluator: Evaluator, run: Run, parts: Parted, members: Point) -> Iterator[Curve]:
+Choices = Mapping[str, Sequence[Mapping[str, Any]]]
+
+
+def _settings(parts: Parted) -> Choices:
+    """Curve → options of those settings that there are members enough for."""
+    found = {}
+    for name, (kind, choices) in BASELINES.items():
+        kept = round(GENERATORS[kind].options.get("share", 1) * len(parts.train))
+        most = min(kept, parts.train.network.spec.size)
+        found[name] = [choice for choice in choices if (_varied(choice) or 0) < most]
+    return found
+
+
+def _varied(choice: Mapping[str, Any]) -> int | None:
+    """What tells the settings of a baseline apart, if anything does."""
+    found: int | None = choice.get("members", choice.get("components"))
+    return found
+
+
+def _curves(
+    evaluator: Evaluator,
+    run: Run,
+    parts: Parted,
+    settings: Choices,
+    noise: Curve,
+    done: Callable[[float], None],
+) -> Iterator[Curve]:
     """Those of averages begin with the members, so that a gain over them is defined for copies."""
     told = [
         Fittable(part, np.zeros((len(part), 0), np.float32))
         for part in (parts.train, parts.validation)
     ]
     request = Request(0, CURVE_COUNT, np.zeros((CURVE_COUNT, 0), np.float32))
-    for name, (kind, choices) in BASELINES.items():
-        generator, settings = GENERATORS[kind], {}
-        kept = round(generator.options.get("share", 1) * len(parts.train))
-        most = min(kept, parts.train.network.spec.size)
-        for choice in choices:
-            varied = choice.get("members", choice.get("components"))
-            if varied is not None and not varied < most:  # fewer members have fewer components
-                continue
+    members = next(replace(point, setting="1") for point in noise.points if point.setting == "0")
+    for name, (kind, _) in BASELINES.items():
+        generator, points = GENERATORS[kind], [members] if kind == "average" else []
+        for choice in settings[name]:
             options = {**generator.options, **choice}
             state = generator.fit(told[0], told[1], options, Effort())
             made = generator.sample(run.source, state, options, request)
-            settings[str(varied or 0)] = made
-        found = evaluator.curve(name, settings)
-        yield replace(found, points=(members, *found.points)) if kind == "average" else found
+            points.append(evaluator.point(made, str(_varied(choice) or 0)))
+            done(CURVE_COUNT)
+        yield Curve(name, tuple(points))
 
 
-def _starts(ground: Ground, dataset: Dataset, weights: Values) -> tuple[Start, ...]:
+def _starts(ground: Ground, dataset: Dataset, weights: Values, name: str) -> tuple[Start, ...]:
     """Training on a data set from the first samples, and from the members nearest to them."""
     usable = weights[ground.evaluator.usable(weights)][:STARTS]
     if not len(usable):
@@ -269,7 +297,8 @@ def _starts(ground: Ground, dataset: Dataset, weights: Values) -> tuple[Start, .
     def wrong(values: Values) -> Bool[np.ndarray, "n b"]:
         return wrong_predictions(ground.evaluator.network, values, *exam)
 
-    return compare_starts(ground.run.zoo_config, dataset, starts, wrong)
+    with ground.reporter(f"starts from {name} on {dataset.name}", EPOCHS[-1], "epochs") as done:
+        return compare_starts(ground.run.zoo_config, dataset, starts, wrong, done=done)
 
 
 # -------------------------------------------------------------------------------------------- cost

@@ -52,6 +52,7 @@ def compare_starts(
     wrong: Wrong,
     epochs: Sequence[int] = EPOCHS,
     rates: Sequence[float] = RATES,
+    done: Callable[[float], None] = lambda epochs: None,
 ) -> tuple[Start, ...]:
     """Train from generated weights, from their nearest training members, and from scratch.
 
@@ -69,6 +70,7 @@ def compare_starts(
         wrong: which test images networks get wrong, ``Evaluator.wrong``.
         epochs: when networks are compared, in growing order.
         rates: learning rates that are tried.
+        done: called with the number of epochs just done; they sum to the last of ``epochs``.
 
     Raises:
         ConfigError: if there is no start, or their shapes differ.
@@ -85,7 +87,10 @@ def compare_starts(
     stride = recipe.timeline.steps_per_epoch
     steps = [0, *(stride * epoch for epoch in epochs)]
     data = training_data(dataset, recipe)
-    trained = continue_training(recipe, data, people * len(every), weights, None, steps)
+    each = epochs[-1] / len(weights)
+    trained = continue_training(
+        recipe, data, people * len(every), weights, None, steps, lambda part: done(each * part)
+    )
     right = ~wrong(trained.reshape(-1, recipe.net.spec.size))
     right = right.reshape(len(every), len(rates), count, len(epochs), -1)
     return tuple(

@@ -261,7 +261,7 @@ def _yields(axes: Axes, reports: Reports) -> None:
     for column, nominal in enumerate((reports[0].novelty.nominal, reports[0].distinct.nominal)):
         axes.plot([column - 0.4, column + 0.4], [100 * nominal] * 2, color=REAL, linewidth=2)
     axes.set_ylim(0, 105)
-    axes.set_xticks(range(5), words, size=7)
+    axes.set_xticks(range(5), words, size=6)
     axes.set_title("Novelty-gated yield, bar: held-out")
     axes.set_ylabel("% of samples")
 

@@ -87,7 +87,7 @@ OPTIONS = {"pca-gaussian": {"components": 8}, "kde": {"components": 8},
            "pca-flow": {"components": 8, "width": 16, "depth": 1},
            "d2nwg": {"latent": 4, "hidden": 8, "width": 16, "depth": 1, "embedding": 0,
                      "sampling_steps": 20},
-           "flow": {"channels": 8, "depth": 1, "heads": 2, "rank": 2},
+           "flow": {"channels": 8, "depth": 1, "heads": 2, "rank": 2, "path_steps": 8},
            "hypernetwork": {"channels": 4, "hidden": 8, "images": 16}}  # fmt: skip
 
 

@@ -70,8 +70,8 @@ GENERATORS: dict[str, Generator] = {
         learned.fit_flow, learned.sample_flow,
         {"field": "units", "channels": 96, "depth": 4, "heads": 4, "rank": 48,
          "coupling": "independent", "function_weight": 1.0, "gradients": True,
-         "canonical": False, **_PATH,
-         "path_steps": 16},
+         "canonical": False,
+         **_PATH, "path_steps": 96, "method": "sde", "noise": 16.0, "spread": 1.3},
         sampling=tuple(_PATH), conditional=True, trained=True,
     ),
     "hypernetwork": Generator(

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from zoogen.config import Config
+from zoogen.config import Config, NetworkConfig
 from zoogen.data import load, normalise
 from zoogen.generators import Source
 from zoogen.generators.sight import AT_ONCE, Sight, gradients, sight_of, squared
@@ -112,6 +112,22 @@ def test_gradients_are_those_of_the_loss_of_the_images(case: Case) -> None:
         ahead, behind = (jax.vmap(loss)(case.weights + sign * step * direction) for sign in (1, -1))
         slope = jnp.sum(found * direction, axis=1) * lengths / found.shape[1] ** 0.5
         np.testing.assert_allclose(slope, (ahead - behind) / (2 * step), rtol=0.05, atol=2e-3)
+
+
+def test_guesses_of_running_statistics_are_not_looked_at() -> None:
+    config = NetworkConfig(family="resnet", width=4, norm="batch")
+    network = build_network(config, (1, 8, 8), 10)
+    size, rng = network.spec.size, np.random.default_rng(0)
+    sight = Sight(
+        rng.standard_normal((AT_ONCE, 1, 8, 8), np.float32), rng.integers(10, size=AT_ONCE),
+        np.zeros(size, np.float32), np.ones(size, np.float32),
+    )  # fmt: skip
+    weights, error, noise = rng.standard_normal((3, 2, size), np.float32)  # negative variances
+    rows = jnp.arange(AT_ONCE)
+    found, facts = gradients(network, sight, weights, rows)
+    assert np.isfinite(found).all()
+    assert np.isfinite(facts).all()
+    assert np.isfinite(squared(network, sight, weights, error, noise, rows)).all()
 
 
 def test_gradients_move_with_the_units(case: Case) -> None:

@@ -148,6 +148,9 @@ def _looked_at(
 def _said(
     network: Network, sight: Sight, weights: Float[Array, " d"], rows: Int[Array, " k"]
 ) -> Array:
+    images = sight.inputs[rows]
     params = network.spec.unflatten(weights * sight.deviation + sight.mean)
-    outputs = network.apply(params, sight.inputs[rows])
+    if network.spec.statistics:  # of a guess: variances may be negative, and say little
+        params = network.recomputed(params, images)
+    outputs = network.apply(params, images)
     return outputs if network.config.fits_image else jax.nn.log_softmax(outputs)

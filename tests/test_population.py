@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from zoogen import population
-from zoogen.population import DEFAULT_BUDGET, chunk_size, memory_budget, over_members
+from zoogen.population import DEFAULT_BUDGET, chunk_size, dealt_out, memory_budget, over_members
 
 DEVICES = jax.local_device_count()
 
@@ -168,3 +168,14 @@ use_all_cores()
 assert jax.local_device_count() == len(os.sched_getaffinity(0))
 """
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=60)
+
+
+def test_rows_are_dealt_out_equally_or_left() -> None:
+    even = np.arange(4 * DEVICES * 3.0).reshape(4 * DEVICES, 3)
+    dealt = dealt_out({"a": even, "b": even[:, 0]})
+    np.testing.assert_array_equal(dealt["a"], even)
+    for leaf in dealt.values():
+        rows = [shard.data.shape[0] for shard in leaf.addressable_shards]
+        assert rows == [4] * DEVICES
+    if DEVICES > 1:
+        assert isinstance(dealt_out(even[1:]), np.ndarray)

@@ -118,6 +118,18 @@ def share(tree: Tree) -> Tree:
     return jax.device_put(tree, NamedSharding(_mesh(), PartitionSpec()))
 
 
+def dealt_out(tree: Tree) -> Tree:
+    """Place rows of arrays on all devices, equally many on each.
+
+    Compiled functions that treat rows alone then run on all devices, with the same results. Arrays
+    whose rows can't be dealt out equally stay on one.
+    """
+    mesh = _mesh()
+    if _leading(tree) % mesh.size:
+        return tree
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec("m")))
+
+
 def on_cpu() -> bool:
     """Whether members run on CPU devices."""
     return jax.local_devices()[0].platform == "cpu"

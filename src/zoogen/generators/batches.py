@@ -8,6 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from zoogen.population import dealt_out
+
 Tree = Any
 
 
@@ -15,6 +17,7 @@ def in_batches(run: Callable[..., Tree], arrays: tuple[np.ndarray, ...], batch: 
     """Results for all rows; where there are several batches, the last one is filled with zeros.
 
     So one compilation serves all of them, and fewer rows than a batch take no more than they need.
+    Rows of a batch are dealt out to all devices.
 
     Args:
         run: ``(number of the batch, *rows of arrays) → tree of arrays with as many rows``.
@@ -31,6 +34,6 @@ def in_batches(run: Callable[..., Tree], arrays: tuple[np.ndarray, ...], batch: 
         kept = len(some[0])
         missing = batch - kept if start else 0
         filled = [np.pad(a, ((0, missing), *[(0, 0)] * (a.ndim - 1))) for a in some]
-        found = run(number, *filled)
+        found = run(number, *dealt_out(filled))
         parts.append(jax.tree.map(lambda leaf, kept=kept: np.asarray(leaf)[:kept], found))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)

@@ -1,4 +1,4 @@
-"""Flow matching: a velocity field that carries noise to data, its fit and its integration.
+"""Flow matching: a velocity field that carries noise to data, and its fit.
 
 Noise ``x0`` and data ``x1``, both of unit scale, are joined by straight lines ``x_t = (1 − t) x0 +
 t x1``. The model does not return the velocity itself but ``F`` in
@@ -15,14 +15,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32
 from scipy.special import expit, ndtri
 
-from zoogen.errors import ConfigError
-from zoogen.generators.batches import in_batches
 from zoogen.generators.conditions import forgotten
 from zoogen.generators.fitting import Fitted, Objective, fit
 from zoogen.generators.generator import Effort
@@ -41,7 +38,7 @@ class Field(NamedTuple):
     Attributes:
         init: ``key → params``.
         apply: ``(params, x_t [b d], condition [b condition]) → F [b d]``; one that reads gradients
-            is given ``[b d 2]``: both, entry by entry. See :func:`condition_size`.
+            is given ``[b d 2]``, weights and gradients. See :func:`condition_size`.
         matrices: ``params → tree of booleans``: which are matrices that Muon moves; ``None``: Adam
             moves all.
     """
@@ -72,9 +69,9 @@ def independent(noise: Float32[np.ndarray, "b d"], _data: Any) -> Float32[np.nda
     return noise
 
 
-def condition_size(size: int, reads: int = 1) -> int:
+def condition_size(size: int, gradients: bool = False) -> int:
     """Length of what a field is told: conditions of this length, the time, facts of gradients."""
-    return size + 2 * FREQUENCIES + (reads - 1) * FACTS
+    return size + 2 * FREQUENCIES + FACTS * gradients
 
 
 class Seen(NamedTuple):
@@ -94,9 +91,13 @@ class Seen(NamedTuple):
     weight: float = 0.0
 
 
-def _answer(
+GradientOf = Callable[[Float[Array, "b d"]], tuple[Float[Array, "b d"], Float[Array, "b facts"]]]
+"""Weights → gradients and facts of them, see :func:`~zoogen.generators.sight.gradients`."""
+
+
+def answer(
     field: Field,
-    look: Callable[[Array], tuple[Array, Array]] | None,
+    gradient_of: GradientOf | None,
     params: Tree,
     x: Float[Array, "b d"],
     conditions: Float[Array, "b e"],
@@ -104,10 +105,10 @@ def _answer(
 ) -> Float[Array, "b d"]:
     """``F``; one that reads gradients is given those at the best linear guess of the data."""
     told = with_time(conditions, time)
-    if look is None:
+    if gradient_of is None:
         return field.apply(params, x, told)
     t = time[:, None]
-    gradient, facts = look(t / (t**2 + (1 - t) ** 2) * x)
+    gradient, facts = gradient_of(t / (t**2 + (1 - t) ** 2) * x)
     read = jnp.stack([x, gradient], axis=-1)
     return field.apply(params, read, jnp.concatenate([told, facts], axis=1))
 
@@ -197,10 +198,10 @@ def _loss(
     conditions = jnp.where(drawn.forget, 0, data.conditions[drawn.rows])
     x, square = (1 - t) * drawn.noise + t * x1, t**2 + (1 - t) ** 2
     target = jnp.sqrt(square) * (x1 - drawn.noise - (2 * t - 1) / square * x)
-    look = None
+    gradient_of = None
     if seen is not None and seen.gradients:
-        look = partial(gradients, seen.network, seen.sight, rows=drawn.inputs[AT_ONCE:])
-    found = _answer(field, look, params, x, conditions, drawn.time)
+        gradient_of = partial(gradients, seen.network, seen.sight, rows=drawn.inputs[AT_ONCE:])
+    found = answer(field, gradient_of, params, x, conditions, drawn.time)
     loss = jnp.square(found - target).mean()
     if seen is None or not seen.weight:
         return loss
@@ -218,162 +219,3 @@ def with_time(
     """Conditions with the time behind them, as sines and cosines of many frequencies."""
     angles = time[:, None] * jnp.pi * jnp.geomspace(0.5, 64, FREQUENCIES)
     return jnp.concatenate([conditions, jnp.sin(angles), jnp.cos(angles)], axis=1)
-
-
-# ---------------------------------------------------------------------------------- integration
-class Path(NamedTuple):
-    """How a field is integrated.
-
-    Attributes:
-        steps: of equal length in time.
-        method: ``heun`` (two evaluations a step), ``rk4`` (four) or ``sde`` (one).
-        guidance: 1 follows the conditions as learned, more exaggerates them, 0 ignores them.
-        noise: of the ``sde``: how fast noise is renewed on the way; 0 is Euler's method. More of
-            it repairs errors of the field, but makes samples more alike, and takes more steps.
-        spread: of the ``sde``: length of new noise; more than 1 makes samples less alike.
-    """
-
-    steps: int = 32
-    method: str = "heun"
-    guidance: float = 1.0
-    noise: float = 0.5
-    spread: float = 1.0
-
-
-METHODS = {"heun": 2, "rk4": 4, "sde": 1}
-"""Evaluations per step."""
-
-
-def refuse_unknown_path(path: Path) -> None:
-    """Before a fit, too: nobody wants to learn of it after one.
-
-    Raises:
-        ConfigError: for an unknown method, no steps, or negative noise or spread.
-    """
-    if path.method not in METHODS or path.steps < 1:
-        raise ConfigError(
-            f"sampling: found method {path.method!r} with {path.steps} steps, expected one of "
-            f"{', '.join(METHODS)} with at least 1"
-        )
-    for name in ("noise", "spread"):
-        if getattr(path, name) < 0:
-            raise ConfigError(f"options.{name}: found {getattr(path, name)}, expected at least 0")
-
-
-def integrate(
-    field: Field,
-    params: Tree,
-    noise: Float32[np.ndarray, "n d"],
-    conditions: Float32[np.ndarray, "n e"],
-    path: Path,
-    seed: int = 0,
-    batch: int = 64,
-    seen: Seen | None = None,
-) -> Float32[np.ndarray, "n d"]:
-    """Carry noise to data.
-
-    Args:
-        field: fitted.
-        params: its parameters.
-        noise: standard normal.
-        conditions: of the same rows; zeros where nothing is asked.
-        path: steps, method, guidance and noise on the way.
-        seed: of the noise on the way.
-        batch: rows that run side by side; with more of them features leave a CPU's cache.
-        seen: what the networks see, if the field reads gradients: those of all inputs.
-
-    Raises:
-        ConfigError: for an unknown method or no steps.
-
-    Reference:
-        Ho and Salimans, Classifier-free diffusion guidance, 2022; Albergo, Boffi and
-        Vanden-Eijnden, Stochastic interpolants, 2023 (noise on the way); Karras et al., 2022
-        (longer noise against samples that are too smooth).
-    """
-    refuse_unknown_path(path)
-    eyes = (seen.network, seen.sight) if seen is not None and seen.gradients else (None, None)
-
-    def run(number: int, noise: np.ndarray, conditions: np.ndarray) -> Array:
-        key = jax.random.fold_in(jax.random.key(seed), number)
-        carried: Array = _carried(field, path, eyes[0], eyes[1], params, noise, conditions, key)
-        return carried
-
-    found: np.ndarray = in_batches(run, (noise, conditions), batch)
-    return found
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _carried(
-    field: Field,
-    path: Path,
-    network: Network | None,
-    sight: Sight | None,
-    params: Tree,
-    noise: Float[Array, "b d"],
-    conditions: Float[Array, "b e"],
-    key: Array,
-) -> Float[Array, "b d"]:
-    look = None
-    if network is not None and sight is not None:
-        look = partial(gradients, network, sight, rows=jnp.arange(len(sight.inputs)))
-    velocity = partial(_velocity, field, look, path.guidance, params, conditions)
-    methods: dict[str, Callable[..., Array]] = {
-        "heun": _heun, "rk4": _rk4, "sde": partial(_sde, path.noise, path.spread),
-    }  # fmt: skip
-    step = methods[path.method]
-    times = jnp.arange(path.steps) / path.steps
-    keys = jax.random.split(key, path.steps)
-
-    def body(x: Array, at: tuple[Array, Array]) -> tuple[Array, None]:
-        return step(velocity, x, at[0], 1 / path.steps, at[1]), None
-
-    return jax.lax.scan(body, noise, (times, keys))[0]
-
-
-def _velocity(
-    field: Field,
-    look: Callable[[Array], tuple[Array, Array]] | None,
-    guidance: float,
-    params: Tree,
-    conditions: Float[Array, "b e"],
-    x: Float[Array, "b d"],
-    t: Float[Array, ""],
-) -> Float[Array, "b d"]:
-    time = jnp.full(len(x), t)
-
-    def guess(asked: Array) -> Array:
-        return _answer(field, look, params, x, asked, time)
-
-    found = guess(conditions)
-    if guidance != 1 and conditions.shape[1]:
-        unasked = guess(jnp.zeros_like(conditions))
-        found = unasked + guidance * (found - unasked)
-    square = t**2 + (1 - t) ** 2
-    return (2 * t - 1) / square * x + found / jnp.sqrt(square)
-
-
-def _heun(velocity: Any, x: Array, t: Array, h: float, _key: Array) -> Array:
-    first = velocity(x, t)
-    return x + h / 2 * (first + velocity(x + h * first, t + h))
-
-
-def _rk4(velocity: Any, x: Array, t: Array, h: float, _key: Array) -> Array:
-    first = velocity(x, t)
-    second = velocity(x + h / 2 * first, t + h / 2)
-    third = velocity(x + h / 2 * second, t + h / 2)
-    fourth = velocity(x + h * third, t + h)
-    return x + h / 6 * (first + 2 * second + 2 * third + fourth)
-
-
-def _sde(
-    noise: float, spread: float, velocity: Any, x: Array, t: Array, h: float, key: Array
-) -> Array:
-    """A part of the noise that is thought to be left is replaced by new noise.
-
-    Of noise that is renewed at the rate ``noise / (1 − t)``, this share is kept in a step.
-    """
-    end, v = t + h, velocity(x, t)
-    kept = ((1 - end) / (1 - t)) ** noise
-    new = spread * jax.random.normal(key, x.shape)
-    left = kept * (x - t * v) + jnp.sqrt(1 - kept**2) * new
-    return end * (x + (1 - t) * v) + (1 - end) * left

@@ -15,14 +15,13 @@ from zoogen.generators.flow import (
     Coupling,
     Data,
     Field,
-    Path,
     Seen,
     fit_field,
     independent,
-    integrate,
-    refuse_unknown_path,
 )
 from zoogen.generators.generator import Effort, Fittable, Options, Request, Source, State
+from zoogen.generators.integration import integrate
+from zoogen.generators.path import Path, refuse_unknown_path
 from zoogen.generators.sight import sight_of
 from zoogen.generators.units import unit_field
 from zoogen.generators.velocity import equivariant_field, token_field, vector_field
@@ -180,13 +179,13 @@ def _refuse_sizes(options: Options) -> None:
 
 def _weight_field(spec: ParamSpec, conditions: int, options: Options, seen: Seen | None) -> Field:
     channels, depth, heads, rank = (options[name] for name in SIZES)
-    reads = 2 if seen is not None and seen.gradients else 1
+    gradients = seen is not None and seen.gradients
     if options["field"] == "units":
-        return _unit_field(spec, conditions, channels, depth, heads, rank, reads)
+        return _unit_field(spec, conditions, channels, depth, heads, rank, gradients)
     if options["field"] == "layers":
-        return _equivariant_field(spec, conditions, channels, depth, rank, reads)
+        return _equivariant_field(spec, conditions, channels, depth, rank, gradients)
     if options["field"] == "tokens":
-        return _token_field(spec, conditions, channels, depth, heads, reads)
+        return _token_field(spec, conditions, channels, depth, heads, gradients)
     raise ConfigError(
         f"options.field: found {options['field']!r}, expected 'units', 'layers' or 'tokens'"
     )
@@ -198,7 +197,4 @@ _token_field = lru_cache(token_field)
 
 
 def _path(options: Options) -> Path:
-    return Path(
-        options["path_steps"], options["method"], options["guidance"], options["noise"],
-        options["spread"],
-    )  # fmt: skip
+    return Path(*(options[name] for name in Path._fields))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zoogen.generators.generator import Generator
+from zoogen.generators.path import Path
 from zoogen.lazy import Deferred
 
 if TYPE_CHECKING:
@@ -15,7 +16,8 @@ else:  # a config is checked against the table before JAX is imported
         for name in ("baselines", "d2nwg", "learned", "predicted")
     )
 
-_PATH = {"path_steps": 32, "method": "heun", "guidance": 1.0, "noise": 0.5, "spread": 1.0}
+_PATH = Path()._asdict()
+_LEAST = {"path_steps": 1, "noise": 0, "spread": 0}
 
 GENERATORS: dict[str, Generator] = {
     "permuted": Generator(
@@ -54,7 +56,7 @@ GENERATORS: dict[str, Generator] = {
         "DeepWeightFlow, 2026)",
         learned.fit_pca_flow, learned.sample_pca_flow,
         {"components": 256, "width": 512, "depth": 4, **_PATH},
-        sampling=tuple(_PATH), conditional=True, trained=True,
+        least=_LEAST, sampling=tuple(_PATH), conditional=True, trained=True,
     ),
     "d2nwg": Generator(
         "diffusion of codes of an autoencoder of weights, told the data set (Soro et al., "
@@ -71,8 +73,8 @@ GENERATORS: dict[str, Generator] = {
         {"field": "units", "channels": 96, "depth": 4, "heads": 4, "rank": 48,
          "coupling": "independent", "function_weight": 1.0, "gradients": True,
          "canonical": False,
-         **_PATH, "path_steps": 96, "method": "sde", "noise": 16.0, "spread": 1.3},
-        sampling=tuple(_PATH), conditional=True, trained=True,
+         **_PATH, "path_steps": 48, "method": "sde"},
+        least=_LEAST, sampling=tuple(_PATH), conditional=True, trained=True,
     ),
     "hypernetwork": Generator(
         "a graph hypernetwork: weights predicted from the architecture and random numbers, fitted "

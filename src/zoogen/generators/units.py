@@ -87,7 +87,7 @@ def unit_field(
     depth: int = 4,
     heads: int = 4,
     rank: int = 48,
-    reads: int = 1,
+    gradients: bool = False,
 ) -> Field:
     """A field that commutes with every permutation of hidden units, exactly.
 
@@ -98,7 +98,7 @@ def unit_field(
         depth: layers.
         heads: of attention; a divisor of half the channels.
         rank: of what is returned between two sets of units.
-        reads: numbers that are read of each weight; the first is the weight itself.
+        gradients: whether the gradient of each weight is read, too.
 
     Raises:
         ConfigError: for nested groups, parameters between more than two units, or heads that do
@@ -117,11 +117,11 @@ def unit_field(
         raise ConfigError(
             f"options.heads: found {heads}, expected a divisor of half the {channels} channels"
         )
-    plan, sizes = _plan(spec), _Sizes(channels, depth, heads, rank, reads)
+    plan, sizes = _plan(spec), _Sizes(channels, depth, heads, rank, 1 + gradients)
 
     def init(key: Array) -> dict[str, Any]:
         of_embedding, of_entry, of_exit, *of_layers = jax.random.split(key, depth + 3)
-        read = (condition_size(conditions, reads), 2 * EMBEDDING, EMBEDDING)
+        read = (condition_size(conditions, gradients), 2 * EMBEDDING, EMBEDDING)
         return {
             "embedding": initial_mlp(of_embedding, read),
             "entry": _initial_entry(of_entry, plan, sizes),
@@ -133,7 +133,7 @@ def unit_field(
         params: dict[str, Any], x: Float[Array, "b d *c"], condition: Float[Array, "b e"]
     ) -> Float[Array, "b d"]:
         embedded = jax.nn.silu(mlp(params["embedding"], condition))
-        numbers = with_channels(spec, reads, x)
+        numbers = with_channels(spec, sizes.reads, x)
         read = fold(spec, plan.leaves, numbers)
         weights = fold(spec, plan.leaves, numbers[..., :1])  # messages pass along these alone
         units = _enter(params["entry"], plan, read)

@@ -28,7 +28,7 @@ def equivariant_field(
     channels: int = 32,
     depth: int = 4,
     rank: int = 8,
-    reads: int = 1,
+    gradients: bool = False,
 ) -> Field:
     """A field that commutes with every permutation of hidden units, exactly.
 
@@ -41,18 +41,19 @@ def equivariant_field(
         channels: features per entry of a parameter.
         depth: hidden layers.
         rank: most features per channel for all inputs, outputs and positions of one parameter.
-        reads: numbers that are read of each weight.
+        gradients: whether the gradient of each weight is read, too.
     """
     leaves = leaves_of(spec)
     widths = {leaf.name: channels * min(leaf.fixed, rank) for leaf in leaves}
     entries = {leaf.name: leaf.fixed for leaf in leaves}
+    reads = 1 + gradients
     read_of_each = {name: reads * size for name, size in entries.items()}
     first = equivariant_linear(leaves, read_of_each, widths)
     inner = equivariant_linear(leaves, widths, widths)
     last = equivariant_linear(leaves, widths, entries)
     names = list(widths)
     total = sum(widths.values())
-    read = (condition_size(conditions, reads), EMBEDDING, EMBEDDING)
+    read = (condition_size(conditions, gradients), EMBEDDING, EMBEDDING)
 
     def init(key: Array) -> dict[str, Any]:
         keys = jax.random.split(key, depth + 3)
@@ -99,7 +100,7 @@ def token_field(
     channels: int = 32,
     depth: int = 4,
     heads: int = 4,
-    reads: int = 1,
+    gradients: bool = False,
 ) -> Field:
     """A field that commutes with every permutation of hidden units: attention along weights.
 
@@ -112,16 +113,21 @@ def token_field(
         channels: features of a unit; a weight has a quarter of them.
         depth: layers.
         heads: of attention; a divisor of the channels.
-        reads: numbers that are read of each weight.
+        gradients: whether the gradient of each weight is read, too.
 
     Raises:
         ConfigError: if heads do not divide the channels, or the spec has no graph.
     """
     stack = TokenStack(
-        "units", channels, depth, heads, edge_channels=max(1, channels // 4), input_channels=reads
+        "units",
+        channels,
+        depth,
+        heads,
+        edge_channels=max(1, channels // 4),
+        input_channels=1 + gradients,
     )
     model = token_parameter_model(spec, stack, condition_size=EMBEDDING)
-    read = (condition_size(conditions, reads), EMBEDDING, EMBEDDING)
+    read = (condition_size(conditions, gradients), EMBEDDING, EMBEDDING)
 
     def init(key: Array) -> dict[str, Any]:
         of_embedding, of_model = jax.random.split(key)

@@ -15,11 +15,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32
 from scipy.special import expit, ndtri
 
+from zoogen.generators.batches import in_batches
 from zoogen.generators.conditions import forgotten
 from zoogen.generators.fitting import Fitted, Objective, fit
 from zoogen.generators.generator import Effort
@@ -29,6 +31,8 @@ from zoogen.networks import Network
 Tree = Any
 
 FREQUENCIES = 16
+TIMES = (np.arange(16) + 0.5) / 16  # at which errors of a fitted field are taken
+ERRORS = 256  # least rows by which these errors are taken
 GRADIENTS = 512  # training images of a step on which gradients are taken
 
 
@@ -196,8 +200,7 @@ def _loss(
     """Mean squared error of ``F``, and as it is seen from the data that are guessed with it."""
     x1, t = data.values[drawn.rows], drawn.time[:, None]
     conditions = jnp.where(drawn.forget, 0, data.conditions[drawn.rows])
-    x, square = (1 - t) * drawn.noise + t * x1, t**2 + (1 - t) ** 2
-    target = jnp.sqrt(square) * (x1 - drawn.noise - (2 * t - 1) / square * x)
+    x, target = _joined(drawn.noise, x1, t)
     gradient_of = None
     if seen is not None and seen.gradients:
         gradient_of = partial(gradients, seen.network, seen.sight, rows=drawn.inputs[AT_ONCE:])
@@ -205,6 +208,7 @@ def _loss(
     loss = jnp.square(found - target).mean()
     if seen is None or not seen.weight:
         return loss
+    square = t**2 + (1 - t) ** 2
     guess = (t * x + (1 - t) * jnp.sqrt(square) * found) / square
     # Noise of another row: a row's own tells of its target, and would bias the prediction.
     unit = jnp.roll(drawn.noise, 1, axis=0)
@@ -219,3 +223,52 @@ def with_time(
     """Conditions with the time behind them, as sines and cosines of many frequencies."""
     angles = time[:, None] * jnp.pi * jnp.geomspace(0.5, 64, FREQUENCIES)
     return jnp.concatenate([conditions, jnp.sin(angles), jnp.cos(angles)], axis=1)
+
+
+# ------------------------------------------------------------------------------------------ errors
+def errors_of(
+    field: Field, params: Tree, data: Data, seen: Seen | None = None, seed: int = 0
+) -> Float[np.ndarray, "times d"]:
+    """Mean squared errors of ``F`` at :data:`TIMES`, entry by entry.
+
+    They say how uncertain data are, given where a path is.
+
+    Args:
+        field: fitted.
+        params: its parameters.
+        data: that it was not fitted on.
+        seen: what the networks see, if the field reads gradients.
+        seed: of the noise.
+    """
+    rows = np.arange(max(len(data.values), ERRORS)) % len(data.values)
+    noise = np.random.default_rng(seed).standard_normal((len(rows), *data.values.shape[1:]))
+    some = noise.astype(np.float32), data.values[rows], data.conditions[rows]
+    known = _known(field, seen)
+    found = [
+        in_batches(lambda _, *part, t=t: known(params, np.float32(t), *part), some, 64)
+        for t in TIMES
+    ]
+    return np.stack([each.mean(axis=0) for each in found])
+
+
+def _known(field: Field, seen: Seen | None) -> Callable[..., Float[Array, "b d"]]:
+    gradient_of = None
+    if seen is not None and seen.gradients:
+        rows = jnp.arange(len(seen.sight.inputs))
+        gradient_of = partial(gradients, seen.network, seen.sight, rows=rows)
+
+    @jax.jit
+    def squared_error(params: Tree, t: Array, noise: Array, x1: Array, conditions: Array) -> Array:
+        x, target = _joined(noise, x1, t)
+        time = jnp.full(len(x), t)
+        return jnp.square(answer(field, gradient_of, params, x, conditions, time) - target)
+
+    return squared_error
+
+
+def _joined(
+    noise: Float[Array, "b d"], x1: Float[Array, "b d"], t: Float[Array, "..."]
+) -> tuple[Float[Array, "b d"], Float[Array, "b d"]]:
+    """``x_t`` and ``F`` there."""
+    x, square = (1 - t) * noise + t * x1, t**2 + (1 - t) ** 2
+    return x, jnp.sqrt(square) * (x1 - noise - (2 * t - 1) / square * x)

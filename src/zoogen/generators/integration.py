@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float32
 
 from zoogen.generators.batches import in_batches
-from zoogen.generators.flow import Field, GradientOf, Seen, answer
+from zoogen.generators.flow import TIMES, Field, GradientOf, Seen, answer
 from zoogen.generators.path import Path, refuse_unknown_path
 from zoogen.generators.sight import Sight, gradients
 from zoogen.networks import Network
@@ -30,6 +30,7 @@ def integrate(
     seed: int = 0,
     batch: int = 64,
     seen: Seen | None = None,
+    errors: Float[np.ndarray, "times d"] | None = None,
 ) -> Float32[np.ndarray, "n d"]:
     """Carry noise to data.
 
@@ -42,23 +43,29 @@ def integrate(
         seed: of the noise on the way.
         batch: rows that run side by side; with more of them features leave a CPU's cache.
         seen: what the networks see, if the field reads gradients: those of all inputs.
+        errors: of the field, from :func:`~zoogen.generators.flow.errors_of`, for the ``sde``; none
+            by default.
 
     Raises:
         ConfigError: for an unknown method or no steps.
 
     Reference:
-        Ho and Salimans, Classifier-free diffusion guidance, 2022; Karras, Aittala, Aila and Laine,
-        Elucidating the design space of diffusion-based generative models, 2022 (steps back in time
-        by new noise, which may be longer than that of the fit).
+        Ho and Salimans, Classifier-free diffusion guidance, 2022; Ho, Jain and Abbeel, Denoising
+        diffusion probabilistic models, 2020, and Bao, Li, Zhu and Zhang, Analytic-DPM, 2022, for
+        steps by what data may be, given where the path is, and how uncertain that is.
     """
     refuse_unknown_path(path)
+    if errors is None:
+        errors = np.zeros((len(TIMES), noise.shape[1]), np.float32)
     network, sight = None, None
     if seen is not None and seen.gradients:
         network, sight = seen.network, seen.sight
 
     def run(number: int, noise: np.ndarray, conditions: np.ndarray) -> Array:
         key = jax.random.fold_in(jax.random.key(seed), number)
-        carried: Array = _carried(field, path, network, sight, params, noise, conditions, key)
+        carried: Array = _carried(
+            field, path, network, sight, params, noise, conditions, errors, key
+        )
         return carried
 
     found: np.ndarray = in_batches(run, (noise, conditions), batch)
@@ -74,6 +81,7 @@ def _carried(
     params: Tree,
     noise: Float[Array, "b d"],
     conditions: Float[Array, "b e"],
+    errors: Float[Array, "times d"],
     key: Array,
 ) -> Float[Array, "b d"]:
     gradient_of = None
@@ -81,7 +89,7 @@ def _carried(
         gradient_of = partial(gradients, network, sight, rows=jnp.arange(len(sight.inputs)))
     velocity = partial(_velocity, field, gradient_of, path.guidance, params, conditions)
     methods: dict[str, Callable[..., Array]] = {
-        "heun": _heun, "rk4": _rk4, "sde": partial(_sde, path.noise / path.path_steps, path.spread),
+        "heun": _heun, "rk4": _rk4, "sde": partial(_sde, path.noise, errors),
     }  # fmt: skip
     step = methods[path.method]
     times = jnp.linspace(0, 1, path.path_steps + 1)  # ends are exact
@@ -130,15 +138,26 @@ def _rk4(velocity: Velocity, x: Array, t: Array, end: Array, _key: Array) -> Arr
 
 
 def _sde(
-    back: float, spread: float, velocity: Velocity, x: Array, t: Array, end: Array, key: Array
+    noise: float,
+    errors: Float[Array, "times d"],
+    velocity: Velocity,
+    x: Array,
+    t: Array,
+    end: Array,
+    key: Array,
 ) -> Array:
-    """A step back in time by new noise, then one ahead.
+    """A draw of where the path goes, given where it is.
 
-    Going back is exact, whatever the data: the ratio of data to noise falls by the factor
-    ``exp(−back)``, and new noise fills up what that leaves.
+    Data are normal around the guess, as far as that errs; of the noise that data leave a share is
+    kept and the rest drawn anew, at the rate ``noise / (1 − t)``. Where data are normal, this is
+    exact for steps of any length.
     """
-    ratio = jnp.exp(-back) / (t * jnp.exp(-back) + 1 - t)  # of the earlier time to this one
-    earlier = ratio * t
-    missing = jnp.maximum((1 - earlier) ** 2 - (ratio * (1 - t)) ** 2, 0)
-    new = spread * jnp.sqrt(missing) * jax.random.normal(key, x.shape)
-    return _heun(velocity, ratio * x + new, earlier, end, key)
+    kept = ((1 - end) / (1 - t)) ** noise
+    of_x = kept * (1 - end) / (1 - t)
+    of_data = end - t * of_x
+    error = jax.vmap(lambda of_entry: jnp.interp(t, TIMES, of_entry), in_axes=1)(errors)
+    uncertain = (1 - t) ** 2 / (t**2 + (1 - t) ** 2) * error
+    variance = of_data**2 * uncertain + (1 - end) ** 2 * (1 - kept**2)
+    guess = x + (1 - t) * velocity(x, t)
+    drawn = jnp.sqrt(variance) * jax.random.normal(key, x.shape)
+    return of_data * guess + of_x * x + drawn

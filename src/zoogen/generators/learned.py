@@ -6,7 +6,7 @@ from functools import lru_cache, partial
 
 import jax
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 
 from zoogen.errors import ConfigError
 from zoogen.generators.baselines import Values, aligned, decoded, principal
@@ -16,6 +16,7 @@ from zoogen.generators.flow import (
     Data,
     Field,
     Seen,
+    errors_of,
     fit_field,
     independent,
 )
@@ -61,6 +62,7 @@ def fit_pca_flow(train: Fittable, validation: Fittable, options: Options, effort
         "rest": rest.std(axis=0),
         "params": jax.tree.leaves(fitted.params),
         "losses": fitted.losses,
+        "errors": errors_of(field, fitted.params, held_data),
     }
 
 
@@ -77,6 +79,7 @@ def sample_pca_flow(_source: Source, state: State, options: Options, request: Re
         request.conditions,
         _path(options),
         request.seed,
+        errors=state["errors"],
     )
     values = decoded(state, scores)
     return values + state["rest"] * rng.standard_normal(values.shape, np.float32)
@@ -109,7 +112,17 @@ def fit_flow(train: Fittable, validation: Fittable, options: Options, effort: Ef
         **standard._asdict(),
         "params": jax.tree.leaves(fitted.params),
         "losses": fitted.losses,
+        "errors": _by_tensor(spec, errors_of(field, fitted.params, held, seen)),
     }
+
+
+def _by_tensor(
+    spec: ParamSpec, errors: Float[np.ndarray, "times p"]
+) -> Float[np.ndarray, "times tensors"]:
+    """Means over each tensor: units are exchangeable, so that they are equally uncertain."""
+    ends = [parameter.offset for parameter in spec.parameters]
+    sums = np.add.reduceat(errors, ends, axis=1)
+    return sums / [parameter.size for parameter in spec.parameters]
 
 
 def _form(spec: ParamSpec, values: Values, canonical: bool) -> Values:
@@ -165,9 +178,11 @@ def sample_flow(source: Source, state: State, options: Options, request: Request
     seen = _seen(source, standard, options) if options["gradients"] else None
     field = _weight_field(spec, request.conditions.shape[1], options, seen)
     params = restored(field.init, state["params"])
+    sizes = [parameter.size for parameter in spec.parameters]
     found = integrate(
-        field, params, noise, request.conditions, _path(options), request.seed, seen=seen
-    )
+        field, params, noise, request.conditions, _path(options), request.seed, seen=seen,
+        errors=np.repeat(state["errors"], sizes, axis=1),
+    )  # fmt: skip
     return found * standard.deviation + standard.mean
 
 

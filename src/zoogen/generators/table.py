@@ -17,7 +17,7 @@ else:  # a config is checked against the table before JAX is imported
     )
 
 _PATH = Path()._asdict()
-_LEAST = {"path_steps": 1, "noise": 0, "spread": 0}
+_LEAST = {"path_steps": 1, "noise": 0}
 
 GENERATORS: dict[str, Generator] = {
     "permuted": Generator(
@@ -73,7 +73,7 @@ GENERATORS: dict[str, Generator] = {
         {"field": "units", "channels": 96, "depth": 4, "heads": 4, "rank": 48,
          "coupling": "independent", "function_weight": 1.0, "gradients": True,
          "canonical": False,
-         **_PATH, "path_steps": 48, "method": "sde"},
+         **_PATH, "path_steps": 96, "method": "sde", "noise": 16.0},
         least=_LEAST, sampling=tuple(_PATH), conditional=True, trained=True,
     ),
     "hypernetwork": Generator(

@@ -52,7 +52,8 @@ def integrate(
     Reference:
         Ho and Salimans, Classifier-free diffusion guidance, 2022; Ho, Jain and Abbeel, Denoising
         diffusion probabilistic models, 2020, and Bao, Li, Zhu and Zhang, Analytic-DPM, 2022, for
-        steps by what data may be, given where the path is, and how uncertain that is.
+        steps by what data may be, given where the path is, and how uncertain that is; Karras et
+        al., 2022, for longer noise against samples that are too much alike.
     """
     refuse_unknown_path(path)
     if errors is None:
@@ -89,7 +90,7 @@ def _carried(
         gradient_of = partial(gradients, network, sight, rows=jnp.arange(len(sight.inputs)))
     velocity = partial(_velocity, field, gradient_of, path.guidance, params, conditions)
     methods: dict[str, Callable[..., Array]] = {
-        "heun": _heun, "rk4": _rk4, "sde": partial(_sde, path.noise, errors),
+        "heun": _heun, "rk4": _rk4, "sde": partial(_sde, path.noise, path.spread, errors),
     }  # fmt: skip
     step = methods[path.method]
     times = jnp.linspace(0, 1, path.path_steps + 1)  # ends are exact
@@ -139,6 +140,7 @@ def _rk4(velocity: Velocity, x: Array, t: Array, end: Array, _key: Array) -> Arr
 
 def _sde(
     noise: float,
+    spread: float,
     errors: Float[Array, "times d"],
     velocity: Velocity,
     x: Array,
@@ -149,8 +151,8 @@ def _sde(
     """A draw of where the path goes, given where it is.
 
     Data are normal around the guess, as far as that errs; of the noise that data leave a share is
-    kept and the rest drawn anew, at the rate ``noise / (1 − t)``. Where data are normal, this is
-    exact for steps of any length.
+    kept and the rest drawn anew, at the rate ``noise / (1 − t)``. Where data are normal and the
+    field is right, this is exact for steps of any length, with a ``spread`` of 1.
     """
     kept = ((1 - end) / (1 - t)) ** noise
     of_x = kept * (1 - end) / (1 - t)
@@ -159,5 +161,5 @@ def _sde(
     uncertain = (1 - t) ** 2 / (t**2 + (1 - t) ** 2) * error
     variance = of_data**2 * uncertain + (1 - end) ** 2 * (1 - kept**2)
     guess = x + (1 - t) * velocity(x, t)
-    drawn = jnp.sqrt(variance) * jax.random.normal(key, x.shape)
+    drawn = spread * jnp.sqrt(variance) * jax.random.normal(key, x.shape)
     return of_data * guess + of_x * x + drawn

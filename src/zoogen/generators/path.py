@@ -15,13 +15,15 @@ class Path(NamedTuple):
         method: ``heun`` (two evaluations a step), ``rk4`` (four) or ``sde`` (one).
         guidance: 1 follows the conditions as learned, more exaggerates them, 0 ignores them.
         noise: of the ``sde``: how fast noise is renewed on the way. More of it repairs errors of
-            the field, and takes more steps.
+            the field, but makes samples more alike, and takes more steps.
+        spread: of the ``sde``: factor on what is drawn; more than 1 makes samples less alike.
     """
 
     path_steps: int = 32
     method: str = "heun"
     guidance: float = 1.0
     noise: float = 8.0
+    spread: float = 1.0
 
 
 METHODS = {"heun": 2, "rk4": 4, "sde": 1}

@@ -17,7 +17,7 @@ else:  # a config is checked against the table before JAX is imported
     )
 
 _PATH = Path()._asdict()
-_LEAST = {"path_steps": 1, "noise": 0}
+_LEAST = {"path_steps": 1, "noise": 0, "spread": 0}
 
 GENERATORS: dict[str, Generator] = {
     "permuted": Generator(

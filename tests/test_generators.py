@@ -365,7 +365,9 @@ def test_a_field_reads_gradients_at_the_linear_guess() -> None:
         apply=lambda params, x: jnp.tile(jnp.stack([0 * params["logit"][0], params["logit"][0]]),
                                          (len(x), 1)),
     )  # fmt: skip
-    sight = Sight(np.zeros((4, 1, 1, 1)), np.array([0, 1, 1, 1]), np.zeros(1), np.ones(1))
+    sight = jax.tree.map(
+        jnp.asarray, Sight(np.zeros((4, 1, 1, 1)), np.array([0, 1, 1, 1]), np.zeros(1), np.ones(1))
+    )
     field = Field(lambda key: {}, lambda _, read, condition: read[..., 1] * condition[:, -1:])
     x, t = 0.8, 0.5
     guess = t / (t**2 + (1 - t) ** 2) * x

@@ -12,7 +12,7 @@ import pytest
 
 from zoogen.config import Config, NetworkConfig
 from zoogen.data import load, normalise
-from zoogen.generators import Source
+from zoogen.generators import Source, sight
 from zoogen.generators.sight import AT_ONCE, Sight, gradients, sight_of, squared
 from zoogen.models import Standard
 from zoogen.networks import Network, build_network
@@ -55,13 +55,13 @@ def case(request: pytest.FixtureRequest) -> Case:
     network = build_network(config.network, shape, outputs)
     size = network.spec.size
     standard = Standard(np.zeros(size, np.float32), np.full(size, SCALE, np.float32))
-    sight = sight_of(Source(network, config, pd.DataFrame(), lambda: dataset), standard)
+    seen = sight_of(Source(network, config, pd.DataFrame(), lambda: dataset), standard)
     images = np.asarray(normalise(dataset.train.images, dataset.mean, dataset.std))
     weights = jnp.stack([
         network.spec.flatten(network.init(jax.random.key(seed), 1.0)) / SCALE for seed in range(3)
     ])  # fmt: skip
     return Case(
-        sight,
+        seen,
         network,
         images,
         dataset.train.labels,
@@ -118,16 +118,28 @@ def test_guesses_of_running_statistics_are_not_looked_at() -> None:
     config = NetworkConfig(family="resnet", width=4, norm="batch")
     network = build_network(config, (1, 8, 8), 10)
     size, rng = network.spec.size, np.random.default_rng(0)
-    sight = Sight(
+    seen = Sight(
         rng.standard_normal((AT_ONCE, 1, 8, 8), np.float32), rng.integers(10, size=AT_ONCE),
         np.zeros(size, np.float32), np.ones(size, np.float32),
     )  # fmt: skip
     weights, error, noise = rng.standard_normal((3, 2, size), np.float32)  # negative variances
     rows = jnp.arange(AT_ONCE)
-    found, facts = gradients(network, sight, weights, rows)
+    seen = jax.tree.map(jnp.asarray, seen)
+    found, facts = gradients(network, seen, weights, rows)
     assert np.isfinite(found).all()
     assert np.isfinite(facts).all()
-    assert np.isfinite(squared(network, sight, weights, error, noise, rows)).all()
+    assert np.isfinite(squared(network, seen, weights, error, noise, rows)).all()
+
+
+def test_parts_of_images_change_nothing(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    if case.network.config.fits_image:
+        pytest.skip("each fits an image of its own")
+    given = case.network, case.sight, case.weights, jnp.arange(AT_ONCE)
+    whole = gradients(*given)
+    for part in (7, 16):
+        monkeypatch.setattr(sight, "PART", part)
+        for one, other in zip(whole, gradients(*given), strict=True):
+            np.testing.assert_allclose(one, other, atol=2e-4)
 
 
 def test_gradients_move_with_the_units(case: Case) -> None:

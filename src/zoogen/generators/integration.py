@@ -161,5 +161,5 @@ def _sde(
     uncertain = (1 - t) ** 2 / (t**2 + (1 - t) ** 2) * error
     variance = of_data**2 * uncertain + (1 - end) ** 2 * (1 - kept**2)
     guess = x + (1 - t) * velocity(x, t)
-    drawn = spread * jnp.sqrt(variance) * jax.random.normal(key, x.shape)
+    drawn = (1 + (spread - 1) * (1 - t)) * jnp.sqrt(variance) * jax.random.normal(key, x.shape)
     return of_data * guess + of_x * x + drawn

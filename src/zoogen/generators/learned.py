@@ -106,6 +106,11 @@ def fit_flow(train: Fittable, validation: Fittable, options: Options, effort: Ef
     _refuse_sizes(options)
     refuse_unknown_path(_path(options))
     seen = _seen(train.source, standard, options)
+    if options["function_weight"] and min(effort.batch_size, len(train.values)) < 2:
+        raise ConfigError(
+            "training.batch_size: found 1, expected at least 2: options.function_weight measures "
+            "errors by the noise of another member"
+        )
     field = _weight_field(spec, train.conditions.shape[1], options, seen)
     fitted = fit_field(field, fitted_on, held, effort, coupling, seen, train.sizes)
     return {

@@ -16,7 +16,8 @@ class Path(NamedTuple):
         guidance: 1 follows the conditions as learned, more exaggerates them, 0 ignores them.
         noise: of the ``sde``: how fast noise is renewed on the way. More of it repairs errors of
             the field, but makes samples more alike, and takes more steps.
-        spread: of the ``sde``: factor on what is drawn; more than 1 makes samples less alike.
+        spread: of the ``sde``: factor on what is drawn at the beginning, which falls to 1 on the
+            way; more than 1 makes samples less alike.
     """
 
     path_steps: int = 32

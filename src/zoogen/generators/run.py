@@ -22,7 +22,7 @@ from zoogen.generators.conditions import Conditioning, Quantity, Wish, completed
 from zoogen.generators.config import GeneratorConfig
 from zoogen.generators.generator import Generator, Request, Source, State
 from zoogen.generators.table import GENERATORS
-from zoogen.generators.terms import generator_of, known_options, options_of
+from zoogen.generators.terms import generator_of, known_options
 
 if TYPE_CHECKING:
     from zoogen.data import Dataset
@@ -81,7 +81,7 @@ class Run:
     @cached_property
     def options(self) -> dict[str, Any]:
         """Of the generator, with the defaults of the day of the fit."""
-        return options_of(self.config.generator, self.facts["options"])
+        return dict(self.facts["options"])
 
     def sampling(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Options of a sample, where some of them replace those of the run.
@@ -224,7 +224,13 @@ def open_run(path: str | Path) -> Run:
             "again"
         )
     config = GeneratorConfig.model_validate(facts["run"])
-    generator_of(config)
+    known = generator_of(config).options
+    if set(facts["options"]) != set(known):
+        odd = ", ".join(sorted(set(facts["options"]) ^ set(known)))
+        raise ConfigError(
+            f"{root}: was fitted by a zoogen whose {config.generator!r} had other options ({odd}); "
+            "use the version that wrote it"
+        )
     return Run(root, config, facts, unpacked(data))
 
 

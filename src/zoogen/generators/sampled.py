@@ -47,13 +47,13 @@ def sample_zoo(
         ConflictError: if ``out`` holds another zoo, or another process is writing to it.
         StorageError: if the file system refuses.
     """
-    asked = {"count": count, "seed": seed, "wish": dict(wish or {}), "options": dict(options or {})}
+    asked = {"count": count, "seed": seed, "wish": dict(wish or {})}
     derivation = {
         "how": "generated",
         "run": run.config.model_dump(mode="json"),
         "state_sha256": run.facts["fit"]["state_sha256"],
         "parent": {"name": run.facts["zoo"], "population_sha256": run.facts["population_sha256"]},
-        "asked": asked,
+        "asked": asked | {"options": run.sampling(options or {})},
     }
     identity = hashlib.sha256(json.dumps(derivation, sort_keys=True).encode()).hexdigest()
     config = _sampled_config(run, count)

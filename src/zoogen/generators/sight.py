@@ -14,7 +14,7 @@ that reads it knows nothing more of the target, but need not work out what netwo
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,7 @@ from zoogen.networks import Network
 
 EXAMPLES = 1024  # most training images that are looked at
 AT_ONCE = 32  # of these for the errors of a step
+PART = 128  # images whose gradients are taken side by side
 FACTS = 2  # numbers beside a gradient
 FLOOR = 1e-6
 
@@ -107,15 +108,36 @@ def gradients(
         and the logarithms of its length and of the loss.
     """
 
-    def loss(at: Array) -> Array:
-        said = _said(network, sight, at, rows)
-        return -jnp.take_along_axis(said, sight.labels[rows][:, None], axis=1).mean()
+    parts, counted = _in_parts(rows)
 
-    losses, found = jax.vmap(jax.value_and_grad(loss))(jax.lax.stop_gradient(weights))
+    def loss(at: Array, part: Array, counts: Array) -> Array:
+        said = jnp.take_along_axis(
+            _said(network, sight, at, part), sight.labels[part][:, None], axis=1
+        )
+        return -(said[:, 0] * counts).sum() / len(rows)
+
+    def add(total: tuple[Array, Array], part: tuple[Array, Array]) -> tuple[Any, None]:
+        more = jax.vmap(jax.value_and_grad(loss), (0, None, None))(at, *part)
+        return jax.tree.map(jnp.add, total, more), None
+
+    at = jax.lax.stop_gradient(weights)
+    nothing = jnp.zeros(len(at), at.dtype), jnp.zeros_like(at)
+    (losses, found), _ = jax.lax.scan(add, nothing, (parts, counted))
     length = jnp.linalg.norm(found, axis=1)
     facts = jnp.log(jnp.stack([length, losses], axis=1) + FLOOR)
     scale = weights.shape[1] ** 0.5 / (length + FLOOR)
     return found * scale[:, None], facts
+
+
+def _in_parts(
+    rows: Int[Array, " k"],
+) -> tuple[Int[Array, "parts some"], Float[Array, "parts some"]]:
+    """Rows in parts of one length, so that memory does not grow with them, and which count."""
+    size = min(PART, len(rows))
+    missing = -len(rows) % size
+    padded = jnp.pad(rows, (0, missing))
+    counted = jnp.arange(len(padded)) < len(rows)
+    return padded.reshape(-1, size), counted.reshape(-1, size).astype(jnp.float32)
 
 
 def _linearised(

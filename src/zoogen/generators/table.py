@@ -71,9 +71,9 @@ GENERATORS: dict[str, Generator] = {
         "equivariant flow matching over weights, by a field over units, layers or tokens",
         learned.fit_flow, learned.sample_flow,
         {"field": "units", "channels": 96, "depth": 4, "heads": 4, "rank": 48,
-         "coupling": "independent", "function_weight": 1.0, "gradients": True,
+         "coupling": "independent", "function_weight": 1.0, "gradients": False,
          "canonical": False,
-         **_PATH, "path_steps": 96, "method": "sde", "noise": 16.0},
+         **_PATH, "path_steps": 96, "method": "sde", "noise": 16.0, "spread": 1.5},
         least=_LEAST, sampling=tuple(_PATH), conditional=True, trained=True,
     ),
     "hypernetwork": Generator(

@@ -15,8 +15,11 @@ from jaxtyping import Float32, Int
 from zoogen.data import Dataset
 from zoogen.errors import ConfigError
 from zoogen.generators import Run
+from zoogen.generators.path import METHODS
+from zoogen.generators.sight import EXAMPLES
 
 Values = Float32[np.ndarray, "n p"]
+WARM_UP = 64  # networks that are sampled before the time is taken, to compile
 TESTED = re.compile(r"\btest_\w+")  # columns that are taken on test images
 
 
@@ -82,8 +85,24 @@ class Fits(NamedTuple):
         return (
             self._seeds,
             *([f"sampled with {told}"] if told else []),
+            *self._looks,
             *([f"its config names {tested}, which is taken on test images"] if tested else []),
         )
+
+    @property
+    def _looks(self) -> list[str]:
+        """What a sample costs in gradients, where it is told labels as training is."""
+        options = self.first.sampling(self.options)
+        if not options.get("gradients"):
+            return []
+        train = self.first.source.dataset().train
+        images = min(EXAMPLES, len(train))
+        evaluations = options["path_steps"] * METHODS[options["method"]]
+        epochs = images * evaluations / len(train)
+        return [
+            f"every sample reads gradients of {images} labelled training images {evaluations} "
+            f"times, as many as {epochs:.1f} epochs of training"
+        ]
 
     @property
     def _tested(self) -> list[str]:
@@ -121,7 +140,7 @@ class Fits(NamedTuple):
         counts = np.bincount(group).tolist()
         for run in self.runs:
             if run.generator.trained:  # others have no program of their own
-                run.sample(counts[0], 0, options=self.options)
+                run.sample(min(counts[0], WARM_UP), 0, options=self.options)
         begin = time.perf_counter()
         for number, size in enumerate(counts):
             run = self.runs[number] if several else self.first
@@ -180,6 +199,6 @@ def generators_of(
 
 
 def _identity(run: Run) -> str:
-    table = run.config.model_dump(mode="json")
+    table = run.config.model_dump(mode="json") | {"options": run.options}
     del table["name"], table["population"]["members"], table["training"]["seed"]
     return json.dumps(table, sort_keys=True)

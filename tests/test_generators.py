@@ -51,7 +51,7 @@ from zoogen.generators.flow import (
     independent,
 )
 from zoogen.generators.integration import integrate
-from zoogen.generators.learned import _matched
+from zoogen.generators.learned import _form, _matched
 from zoogen.generators.path import Path as FlowPath
 from zoogen.generators.sight import Sight, gradients
 from zoogen.generators.units import unit_field
@@ -954,3 +954,47 @@ def test_a_sample_changes_options_of_sampling_alone(
 def test_options_of_sampling_are_options() -> None:
     for row in GENERATORS.values():
         assert set(row.sampling) <= set(row.options)
+
+
+def test_members_in_canonical_form_lose_their_scales_alone(zoo: Zoo) -> None:
+    spec = population_of(zoo).network.spec
+    values = population_of(zoo).values[:6]
+    twins = apply(spec, Element({}, random_element(spec, 1, (6,)).factors), values)
+    one, other = (_form(spec, each, canonical=True) for each in (values, twins))
+    np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+    assert np.abs(one - values).max() > 1e-3
+    assert _form(spec, values, canonical=False) is values
+
+
+def test_a_flow_that_reads_gradients_follows_the_data_that_it_is_told(
+    zoo: Zoo, tmp_path: Path
+) -> None:
+    told = config("flow", options={**OPTIONS["flow"], "gradients": True, "function_weight": 0.0})
+    fitted = train_generator(told, zoo, tmp_path / "run")
+    data = zoo.dataset
+    turned = replace(data, train=replace(data.train, labels=(data.train.labels + 1) % 10))
+    own, again, of_turned = (fitted.sample(3, dataset=each) for each in (None, data, turned))
+    np.testing.assert_array_equal(own, again)
+    assert np.abs(own - of_turned).max() > 1e-4
+    (fits,) = (points[-1] for points in generators_of([fitted]))
+    images, evaluations = len(data.train), 8
+    assert any(
+        note.startswith(f"every sample reads gradients of {images} labelled training images "
+                        f"{evaluations} times, as many as {evaluations}.0 epochs")
+        for note in fits.notes
+    )  # fmt: skip
+
+
+def test_one_generator_is_one_set_of_options(
+    zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Defaults of another day make another generator, though configs are equal."""
+    runs = [train_generator(config("noise"), zoo, tmp_path / "before")]
+    row = GENERATORS["noise"]
+    monkeypatch.setitem(GENERATORS, "noise", replace(row, options={"sigma": 0.7}))
+    runs.append(train_generator(config("noise"), zoo, tmp_path / "after"))
+    assert [open_run(run.path).options["sigma"] for run in runs] == [0.1, 0.7]
+    assert len(generators_of(runs)) == 2
+    monkeypatch.setitem(GENERATORS, "noise", replace(row, options={"sigma": 0.7, "more": 1}))
+    with pytest.raises(ConfigError, match=r"had other options \(more\)"):
+        open_run(runs[0].path)

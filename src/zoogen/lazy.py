@@ -38,7 +38,7 @@ def lazily(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], 
     homes = {
         alias.name: node.module
         for block in blocks
-        if isinstance(block, ast.If)
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
         for node in block.body
         if isinstance(node, ast.ImportFrom) and node.module
         for alias in node.names

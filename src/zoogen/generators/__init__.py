@@ -9,12 +9,12 @@ if TYPE_CHECKING:
     from zoogen.generators.conditions import Conditioning, conditioning_of, parse_wish
     from zoogen.generators.config import GeneratorConfig
     from zoogen.generators.generator import Effort, Fittable, Generator, Request, Source
+    from zoogen.generators.options import generator_of, load_generator
     from zoogen.generators.parts import Parts, Shares, split_runs
     from zoogen.generators.population import Parted, Population, parted, population_of
     from zoogen.generators.run import Run, open_run
     from zoogen.generators.sampled import sample_zoo
     from zoogen.generators.table import GENERATORS
-    from zoogen.generators.terms import generator_of, load_generator
     from zoogen.generators.training import parts_of, population_digest, train_generator
 else:
     __getattr__, __dir__ = lazily(__name__, __file__)

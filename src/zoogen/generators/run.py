@@ -21,8 +21,8 @@ from zoogen.errors import ConfigError, CorruptZooError, NotFoundError
 from zoogen.generators.conditions import Conditioning, Quantity, Wish, completed
 from zoogen.generators.config import GeneratorConfig
 from zoogen.generators.generator import Generator, Request, Source, State
+from zoogen.generators.options import generator_of, known_options
 from zoogen.generators.table import GENERATORS
-from zoogen.generators.terms import generator_of, known_options
 
 if TYPE_CHECKING:
     from zoogen.data import Dataset

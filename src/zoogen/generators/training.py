@@ -17,6 +17,7 @@ from zoogen.errors import ConfigError, ConflictError
 from zoogen.generators.conditions import Conditioning, conditioning_of
 from zoogen.generators.config import GeneratorConfig
 from zoogen.generators.generator import Effort, Fittable
+from zoogen.generators.options import generator_of, options_of
 from zoogen.generators.parts import Shares, drawn
 from zoogen.generators.population import Parted, parted, population_of
 from zoogen.generators.run import (
@@ -29,7 +30,6 @@ from zoogen.generators.run import (
     packed,
     read_facts,
 )
-from zoogen.generators.terms import generator_of, options_of
 from zoogen.progress import Reporter, silent
 from zoogen.provenance import provenance
 from zoogen.store.disk import replace_file, storage_errors, writer_lock

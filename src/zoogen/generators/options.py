@@ -1,4 +1,4 @@
-"""Terms: what a config says of a generator, held against the table; JAX is not needed for it."""
+"""Options: what a config says of a generator, held against the table; JAX is not needed for it."""
 
 from __future__ import annotations
 

@@ -388,15 +388,16 @@ def test_two_processes_prepare_once(tmp_path, tfds_dir):
 @pytest.mark.slow
 def test_a_killed_preparation_leaves_nothing_visible(tmp_path, tfds_dir):
     train, _ = write_idx(tmp_path / "raw", train=3000)
+    cache = tfds_dir / "zoogen_images" / "mnist"  # beside it TFDS keeps a description of its own
     with loading(tmp_path / "raw") as process:
-        while not list(tfds_dir.rglob("incomplete.*")):
+        while not list(cache.glob("incomplete.*")):
             assert process.poll() is None, "ended before it could be killed"
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
     assert not list(tfds_dir.rglob("1.0.0"))
     data = load(DataConfig(source="tfds:mnist", path=str(tmp_path / "raw")))
     assert_same(data.train, train)
-    assert not list(tfds_dir.rglob("incomplete.*"))
+    assert not list(cache.glob("incomplete.*"))
 
 
 # --- the real thing --------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from zoogen.evaluate.generation.conditioning import Conditioned
 from zoogen.evaluate.generation.copying import copying, relative_distances
 from zoogen.evaluate.generation.cost import Cost
 from zoogen.evaluate.generation.distinct import Distinct
-from zoogen.evaluate.generation.diversity import Diversity, diversity
+from zoogen.evaluate.generation.diversity import diversity
 from zoogen.evaluate.generation.ensembles import SIZES, Ensembled
 from zoogen.evaluate.generation.evaluator import Evaluator, checked
 from zoogen.evaluate.generation.neighbours import Known, Nearest
@@ -97,48 +97,16 @@ def evaluate_samples(
             seeds are not one per sample.
     """
     judged = judge(evaluator, weights, seeds, name)
-    accuracy, found, real = judged.accuracy, judged.finite, evaluator.real_neighbours
     noise = evaluator.noise_curve() if noise is None else noise
-    place = _point(name, accuracy, found, real)
-    real_place = _point("held-out members", evaluator.real_accuracies, real, real)
-    curves = (noise, *beside.curves)
-    of_seeds = by_seed(evaluator, judged)
-    invalid = int((~judged.usable).sum())
-    varied = diversity(evaluator.network.spec, judged.known, evaluator.real)
-    passed = novelty_yield(accuracy, judged.found, evaluator.real_accuracies, real)
-    apart = distinct_yield(evaluator, judged)
-    collapse = _collapse(varied, passed, apart)
-    return Report(
-        name=name,
-        population=evaluator.population,
-        members=evaluator.members,
+    report = _judgement(evaluator, judged, name, (noise, *beside.curves))
+    collapse = _collapse(report)
+    return replace(
+        report,
         fits=beside.fits,
-        samples=len(accuracy),
-        invalid=invalid,
         selection=selection,
-        notes=(
-            *collapse,
-            *_notes(len(accuracy), len(of_seeds), invalid, selection),
-            *beside.notes,
-        ),
-        view=evaluator.view.words,
-        leak=evaluator.view.leak,
-        accuracy=spread_of(accuracy),
-        real_accuracy=spread_of(evaluator.real_accuracies),
-        recalibrated=_recalibrated(evaluator, judged.weights),
-        copying=copying(found, real),
-        diversity=varied,
-        novelty=passed,
-        plain_novelty=_plain(evaluator, judged),
-        distinct=apart,
+        notes=(*collapse, *_notes(report, selection), *beside.notes),
         collapsed=bool(collapse),
-        by_seed=of_seeds,
-        scaling=(),
-        place=place,
-        curves=curves,
-        gains=tuple(gain_at_equal_novelty(place, curve) for curve in curves),
-        real_gains=tuple(gain_at_equal_novelty(real_place, curve) for curve in curves),
-        ensembles=_ensembles(evaluator, judged.weights[judged.usable], noise, accuracy),
+        ensembles=_ensembles(evaluator, judged.weights[judged.usable], noise, judged.accuracy),
         starts=beside.starts,
         conditions=beside.conditions,
         cost=beside.cost,
@@ -146,6 +114,47 @@ def evaluate_samples(
             Landscape(metric, tuple(map(float, ours)), tuple(map(float, others)))
             for metric, (ours, others) in beside.landscape.items()
         ),
+    )
+
+
+def _judgement(
+    evaluator: Evaluator, judged: Judged, name: str, curves: tuple[Curve, ...]
+) -> Report:
+    """What networks themselves tell; all that stands beside them is empty."""
+    accuracy, found, real = judged.accuracy, judged.finite, evaluator.real_neighbours
+    place = _point(name, accuracy, found, real)
+    real_place = _point("held-out members", evaluator.real_accuracies, real, real)
+    return Report(
+        name=name,
+        population=evaluator.population,
+        members=evaluator.members,
+        fits=1,
+        samples=len(accuracy),
+        invalid=int((~judged.usable).sum()),
+        selection="",
+        notes=(),
+        view=evaluator.view.words,
+        leak=evaluator.view.leak,
+        accuracy=spread_of(accuracy),
+        real_accuracy=spread_of(evaluator.real_accuracies),
+        recalibrated=_recalibrated(evaluator, judged.weights),
+        copying=copying(found, real),
+        diversity=diversity(evaluator.network.spec, judged.known, evaluator.real),
+        novelty=novelty_yield(accuracy, judged.found, evaluator.real_accuracies, real),
+        plain_novelty=_plain(evaluator, judged),
+        distinct=distinct_yield(evaluator, judged),
+        collapsed=False,
+        by_seed=by_seed(evaluator, judged),
+        scaling=(),
+        place=place,
+        curves=curves,
+        gains=tuple(gain_at_equal_novelty(place, curve) for curve in curves),
+        real_gains=tuple(gain_at_equal_novelty(real_place, curve) for curve in curves),
+        ensembles=(),
+        starts=(),
+        conditions=(),
+        cost=None,
+        landscape=(),
         generated=_networks(accuracy, judged.found, real),
         held_out=_networks(evaluator.real_accuracies, real, real),
     )
@@ -229,29 +238,31 @@ def _plain(evaluator: Evaluator, judged: Judged) -> Yield | None:
     return novelty_yield(judged.accuracy, found, evaluator.real_accuracies, real)
 
 
-def _collapse(varied: Diversity, passed: Yield, apart: Distinct) -> tuple[str, ...]:
+def _collapse(report: Report) -> tuple[str, ...]:
     """Why samples are repetitions of each other; nothing where they are not."""
-    if varied.distance_ratio < COLLAPSED:
+    apart, passed = report.diversity.distance_ratio, report.novelty.all
+    if apart < COLLAPSED:
         return (
-            f"collapsed: pairs of samples are {varied.distance_ratio:.2f} times as far apart as "
-            "real ones; yield does not see it, distinct yield does",
+            f"collapsed: pairs of samples are {apart:.2f} times as far apart as real ones; yield "
+            "does not see it, distinct yield does",
         )
-    if apart.share < COLLAPSED * passed.all:
+    if report.distinct.share < COLLAPSED * passed:
         return (
-            f"repeats itself: {100 * passed.all:.1f} % of samples pass the gate, but only "
-            f"{100 * apart.share:.1f} % differ from each other, too",
+            f"repeats itself: {100 * passed:.1f} % of samples pass the gate, but only "
+            f"{100 * report.distinct.share:.1f} % differ from each other, too",
         )
     return ()
 
 
-def _notes(samples: int, seeds: int, invalid: int, selection: str) -> tuple[str, ...]:
-    notes = []
-    if samples < ENOUGH_SAMPLES:
-        notes.append(f"{samples} samples; the protocol asks for at least {ENOUGH_SAMPLES}")
+def _notes(report: Report, selection: str) -> tuple[str, ...]:
+    """What falls short of the protocol."""
+    notes, seeds = [], len(report.by_seed)
+    if report.samples < ENOUGH_SAMPLES:
+        notes.append(f"{report.samples} samples; the protocol asks for at least {ENOUGH_SAMPLES}")
     if seeds < ENOUGH_SEEDS:
         notes.append(f"{seeds} generator seed(s); the protocol asks for at least {ENOUGH_SEEDS}")
-    if invalid:
-        notes.append(f"{invalid} samples are not finite; they count as accuracy 0")
+    if report.invalid:
+        notes.append(f"{report.invalid} samples are not finite; they count as accuracy 0")
     if selection:
         notes.append(f"samples were selected: {selection}")
     return tuple(notes)

@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,7 +130,9 @@ class Run:
         config, info = self.zoo_config, self.facts["info"]
         network = build_network(config.network, tuple(info["image_shape"]), info["classes"])
         values = pd.DataFrame(self.facts["values"])
-        return Source(network, config, values, lambda: load(config.data).blind(), self.conditioning)
+        return Source(
+            network, config, values, cache(lambda: load(config.data).blind()), self.conditioning
+        )
 
     def sample(
         self,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from zoogen.evaluate.generation.neighbours import aligned_distances, unit_distances
+from zoogen.evaluate.generation.neighbours import aligned_distances, nearest_by, unit_distances
 from zoogen.params import ParamSpec
 
 BLOCK = 32  # networks that are compared with each other at a time
@@ -69,8 +69,8 @@ def _far_from(
         return np.ones(len(rows), bool)
     kept = min(CLOSEST, len(others))
     apart = unit_distances(spec, placed[rows], placed[others])
-    closest = np.argpartition(apart, kept - 1, axis=1)[:, :kept]
-    pairs = np.stack([np.repeat(rows, kept), others[closest.reshape(-1)]], axis=1)
+    one, other = np.nonzero(nearest_by(apart, kept))  # row by row, so many of each
+    pairs = np.stack([rows[one], others[other]], axis=1)
     distances = aligned_distances(spec, placed, placed, pairs)
     return np.asarray(distances.reshape(-1, kept).min(axis=1) >= least)
 

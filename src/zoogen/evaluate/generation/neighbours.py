@@ -123,13 +123,14 @@ def _candidates(
     if count is None or count >= shape[1]:
         return np.ones(shape, bool)
     placed = networks.placed, members.placed
-    chosen = _nearest_by(unit_distances(spec, *placed), count)
+    chosen = nearest_by(unit_distances(spec, *placed), count)
     for criterion in (*criteria, _distances(*placed)):
-        chosen |= _nearest_by(criterion, max(1, count // OTHERS))
+        chosen |= nearest_by(criterion, max(1, count // OTHERS))
     return chosen
 
 
-def _nearest_by(criterion: Float32[np.ndarray, "m n"], count: int) -> Bool[np.ndarray, "m n"]:
+def nearest_by(criterion: Float32[np.ndarray, "m n"], count: int) -> Bool[np.ndarray, "m n"]:
+    """Of each row, the ``count`` columns of the smallest values."""
     chosen = np.zeros(criterion.shape, bool)
     first = np.argpartition(criterion, count - 1, axis=1)[:, :count]
     np.put_along_axis(chosen, first, True, axis=1)

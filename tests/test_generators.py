@@ -49,6 +49,7 @@ from zoogen.generators.flow import (
     errors_of,
     fit_field,
     independent,
+    reading,
 )
 from zoogen.generators.integration import integrate
 from zoogen.generators.learned import _form, _matched
@@ -379,7 +380,8 @@ def test_a_field_reads_gradients_at_the_linear_guess() -> None:
     right = 1 / (1 + math.exp(-guess))
     loss = -(math.log(1 - right) + 3 * math.log(right)) / 4
     gradient_of = partial(gradients, network, sight, rows=jnp.arange(4))
-    found = answer(field, gradient_of, {}, jnp.full((1, 1), x), jnp.zeros((1, 0)), jnp.full(1, t))
+    read = reading(gradient_of, jnp.full((1, 1), x), jnp.full(1, t))
+    found = answer(field, {}, read, jnp.zeros((1, 0)))
     assert float(found[0, 0]) == pytest.approx(np.sign(right - 0.75) * math.log(loss), abs=1e-4)
 
 

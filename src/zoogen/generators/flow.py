@@ -99,22 +99,35 @@ GradientOf = Callable[[Float[Array, "b d"]], tuple[Float[Array, "b d"], Float[Ar
 """Weights → gradients and facts of them, see :func:`~zoogen.generators.sight.gradients`."""
 
 
-def answer(
-    field: Field,
-    gradient_of: GradientOf | None,
-    params: Tree,
-    x: Float[Array, "b d"],
-    conditions: Float[Array, "b e"],
-    time: Float[Array, " b"],
-) -> Float[Array, "b d"]:
-    """``F``; one that reads gradients is given those at the best linear guess of the data."""
-    told = with_time(conditions, time)
+class Reading(NamedTuple):
+    """What a field is given of ``x_t``, whatever it is asked for.
+
+    Attributes:
+        x: ``x_t``; with gradients, those at the best linear guess of the data beside it.
+        told: the time, and facts of the gradients.
+    """
+
+    x: Float[Array, "b d *c"]
+    told: Float[Array, "b t"]
+
+
+def reading(
+    gradient_of: GradientOf | None, x: Float[Array, "b d"], time: Float[Array, " b"]
+) -> Reading:
+    """``x_t`` as a field reads it."""
+    told = with_time(jnp.zeros((len(x), 0)), time)
     if gradient_of is None:
-        return field.apply(params, x, told)
+        return Reading(x, told)
     t = time[:, None]
     gradient, facts = gradient_of(t / (t**2 + (1 - t) ** 2) * x)
-    read = jnp.stack([x, gradient], axis=-1)
-    return field.apply(params, read, jnp.concatenate([told, facts], axis=1))
+    return Reading(jnp.stack([x, gradient], axis=-1), jnp.concatenate([told, facts], axis=1))
+
+
+def answer(
+    field: Field, params: Tree, read: Reading, conditions: Float[Array, "b e"]
+) -> Float[Array, "b d"]:
+    """``F``."""
+    return field.apply(params, read.x, jnp.concatenate([conditions, read.told], axis=1))
 
 
 # ---------------------------------------------------------------------------------------- fit
@@ -204,7 +217,7 @@ def _loss(
     gradient_of = None
     if seen is not None and seen.gradients:
         gradient_of = partial(gradients, seen.network, seen.sight, rows=drawn.inputs[AT_ONCE:])
-    found = answer(field, gradient_of, params, x, conditions, drawn.time)
+    found = answer(field, params, reading(gradient_of, x, drawn.time), conditions)
     loss = jnp.square(found - target).mean()
     if seen is None or not seen.weight:
         return loss
@@ -260,8 +273,8 @@ def _known(field: Field, seen: Seen | None) -> Callable[..., Float[Array, "b d"]
     @jax.jit
     def squared_error(params: Tree, t: Array, noise: Array, x1: Array, conditions: Array) -> Array:
         x, target = _joined(noise, x1, t)
-        time = jnp.full(len(x), t)
-        return jnp.square(answer(field, gradient_of, params, x, conditions, time) - target)
+        read = reading(gradient_of, x, jnp.full(len(x), t))
+        return jnp.square(answer(field, params, read, conditions) - target)
 
     return squared_error
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float32
 
 from zoogen.generators.batches import in_batches
-from zoogen.generators.flow import TIMES, Field, GradientOf, Seen, answer
+from zoogen.generators.flow import TIMES, Field, GradientOf, Seen, answer, reading
 from zoogen.generators.path import Path, refuse_unknown_path
 from zoogen.generators.sight import Sight, gradients
 from zoogen.networks import Network
@@ -111,14 +111,10 @@ def _velocity(
     x: Float[Array, "b d"],
     t: Float[Array, ""],
 ) -> Float[Array, "b d"]:
-    time = jnp.full(len(x), t)
-
-    def guess(asked: Array) -> Array:
-        return answer(field, gradient_of, params, x, asked, time)
-
-    found = guess(conditions)
+    read = reading(gradient_of, x, jnp.full(len(x), t))
+    found = answer(field, params, read, conditions)
     if guidance != 1 and conditions.shape[1]:
-        unasked = guess(jnp.zeros_like(conditions))
+        unasked = answer(field, params, read, jnp.zeros_like(conditions))
         found = unasked + guidance * (found - unasked)
     square = t**2 + (1 - t) ** 2
     return (2 * t - 1) / square * x + found / jnp.sqrt(square)

@@ -53,7 +53,7 @@ def train_generator(
         ConflictError: if ``out`` holds another run, or another process is writing to it.
         StorageError: if the file system refuses.
     """
-    generator = generator_of(config)
+    generator_of(config)  # refused before members are read
     parts = parts_of(config, zoo)
     conditioning = conditioning_of(parts.train.table, config.conditions)
     facts = _facts(config, zoo, parts, conditioning)
@@ -66,37 +66,42 @@ def train_generator(
         else:
             _refuse_foreign(root)
             _write_json(root / RUN, facts | {"fit": None})
+        run = Run(root, config, facts, {})
         if read_facts(root)["fit"] is None:
-            earlier: list[float] = []
-            effort = Effort(
-                **config.training.model_dump(), checkpoint=root / CHECKPOINT, reporter=reporter,
-                resumed=earlier.append,
-            )  # fmt: skip
-            begin = time.perf_counter()
-            source = Run(root, config, facts, {}).source
-            train, validation = (
-                Fittable(part, conditioning.of_members(part.table), source)
-                for part in (parts.train, parts.validation)
-            )
-            options = options_of(config.generator, config.options)
-            try:
-                state = generator.fit(train, validation, options, effort)
-            except ConfigError:
-                if not (root / CHECKPOINT).exists():  # refused: nothing that blocks a better config
-                    (root / RUN).unlink()
-                raise
-            if generator.conditional:
-                state = {**state, "conditions": train.conditions}
-            data = packed(state)
-            replace_file(root / STATE, data)
-            fit = {
-                "seconds": time.perf_counter() - begin + sum(earlier),
-                "state_sha256": hashlib.sha256(data).hexdigest(),
-                "provenance": provenance(),
-            }
-            _write_json(root / RUN, facts | {"fit": fit})
-            shutil.rmtree(root / CHECKPOINT, ignore_errors=True)  # nobody's any more
+            _fit(run, parts, conditioning, reporter)
     return open_run(root)
+
+
+def _fit(run: Run, parts: Parted, conditioning: Conditioning, reporter: Reporter) -> None:
+    """Fit, or go on with it, and write what it learned; the file of the run comes last."""
+    root, generator = run.path, run.generator
+    train, validation = (
+        Fittable(part, conditioning.of_members(part.table), run.source)
+        for part in (parts.train, parts.validation)
+    )
+    earlier: list[float] = []
+    effort = Effort(
+        **run.config.training.model_dump(), checkpoint=root / CHECKPOINT, reporter=reporter,
+        resumed=earlier.append,
+    )  # fmt: skip
+    begin = time.perf_counter()
+    try:
+        state = generator.fit(train, validation, run.options, effort)
+    except ConfigError:
+        if not (root / CHECKPOINT).exists():  # refused: nothing that blocks a better config
+            (root / RUN).unlink()
+        raise
+    if generator.conditional:
+        state = {**state, "conditions": train.conditions}
+    data = packed(state)
+    replace_file(root / STATE, data)
+    fit = {
+        "seconds": time.perf_counter() - begin + sum(earlier),
+        "state_sha256": hashlib.sha256(data).hexdigest(),
+        "provenance": provenance(),
+    }
+    _write_json(root / RUN, {**run.facts, "fit": fit})
+    shutil.rmtree(root / CHECKPOINT, ignore_errors=True)  # nobody's any more
 
 
 def parts_of(config: GeneratorConfig, zoo: Zoo) -> Parted:

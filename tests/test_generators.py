@@ -277,6 +277,28 @@ def test_the_weighed_loss_is_least_at_the_mean_of_what_may_be() -> None:
     assert abs(best) < 0.06
 
 
+@pytest.mark.parametrize("inputs", [0, 5, 100, 600, 1024])
+def test_a_step_looks_at_no_image_twice(inputs: int) -> None:
+    from zoogen.generators.flow import AT_ONCE, GRADIENTS, _draws
+
+    data = Data(np.zeros((3, 2), np.float32), np.zeros((3, 0), np.float32))
+    steps = 400
+    for seed in range(3):
+        drawn = _draws(independent, inputs, None, data, 2, steps, [seed])
+        seen = np.zeros(inputs)
+        for rows in drawn.inputs:
+            step = drawn._replace(inputs=rows)
+            parts = step.for_errors, step.for_gradients
+            for part, wanted in zip(parts, (AT_ONCE, GRADIENTS), strict=True):
+                assert len(part) == len(set(part)) == min(wanted, inputs)
+            if inputs >= AT_ONCE + GRADIENTS:
+                assert not set(parts[0]) & set(parts[1])
+            np.add.at(seen, parts[0], 1)
+        expected = min(AT_ONCE, inputs) / max(inputs, 1)
+        deviation = (expected * (1 - expected) / steps) ** 0.5
+        assert (abs(seen / steps - expected) <= 5 * deviation).all()
+
+
 def test_conditions_are_forgotten_as_a_whole() -> None:
     told = forgotten(np.random.default_rng(0), (2, 4, 1), (50, 400))
     assert told.shape == (50, 400, 7)

@@ -140,6 +140,16 @@ class _Draws(NamedTuple):
     forget: Any
     inputs: Any
 
+    @property
+    def for_errors(self) -> Any:
+        """Inputs of one step by which its errors are measured."""
+        return self.inputs[:AT_ONCE]
+
+    @property
+    def for_gradients(self) -> Any:
+        """Inputs of one step on which gradients are taken: others, where there are enough."""
+        return self.inputs[-GRADIENTS:]
+
 
 def fit_field(
     field: Field,
@@ -202,8 +212,9 @@ def _draws(
     parts = rng.permuted(np.tile(np.arange(batch), (steps, 1)), axis=1)
     time = expit(ndtri((parts + rng.uniform(1e-6, 1 - 1e-6, parts.shape)) / batch))
     forget = forgotten(rng, sizes or [1] * entries, (steps, batch))
-    count = AT_ONCE + GRADIENTS if inputs else 0
-    looked = rng.integers(max(1, inputs), size=(steps, count))
+    # None twice in a step: a sample looks at each of them once, too.
+    count = min(AT_ONCE + GRADIENTS, inputs)
+    looked = np.stack([rng.choice(inputs, count, replace=False) for _ in range(steps)])
     return _Draws(rows, flat.reshape(noise.shape), time.astype(np.float32), forget, looked)
 
 
@@ -216,7 +227,7 @@ def _loss(
     x, target = _joined(drawn.noise, x1, t)
     gradient_of = None
     if seen is not None and seen.gradients:
-        gradient_of = partial(gradients, seen.network, seen.sight, rows=drawn.inputs[AT_ONCE:])
+        gradient_of = partial(gradients, seen.network, seen.sight, rows=drawn.for_gradients)
     found = answer(field, params, reading(gradient_of, x, drawn.time), conditions)
     loss = jnp.square(found - target).mean()
     if seen is None or not seen.weight:
@@ -225,8 +236,7 @@ def _loss(
     guess = (t * x + (1 - t) * jnp.sqrt(square) * found) / square
     # Noise of another row: a row's own tells of its target, and would bias the prediction.
     unit = jnp.roll(drawn.noise, 1, axis=0)
-    rows = drawn.inputs[:AT_ONCE]
-    as_seen = squared(seen.network, seen.sight, guess, found - target, unit, rows)
+    as_seen = squared(seen.network, seen.sight, guess, found - target, unit, drawn.for_errors)
     return loss + seen.weight * (drawn.time * as_seen).mean()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -13,7 +15,16 @@ import pytest
 from zoogen.config import Config, NetworkConfig
 from zoogen.data import load, normalise
 from zoogen.generators import Source, sight
-from zoogen.generators.sight import AT_ONCE, Sight, gradients, sight_of, squared
+from zoogen.generators.sight import (
+    AT_ONCE,
+    Sight,
+    _linearised,
+    _passes,
+    _said,
+    gradients,
+    sight_of,
+    squared,
+)
 from zoogen.models import Standard
 from zoogen.networks import Network, build_network
 from zoogen.symmetry import Element, apply, random_element
@@ -92,6 +103,73 @@ def test_errors_are_as_long_as_the_change_that_they_make(case: Case) -> None:
 
     expected = change(error) / change(case.noise)
     np.testing.assert_allclose(case.squared(error), expected, rtol=0.05)
+
+
+def test_outputs_change_as_linearised(case: Case) -> None:
+    """But for the few units that a step carries over a threshold, whatever rules there are."""
+    step, rows = 1e-3, jnp.arange(AT_ONCE)
+    said = partial(_said, case.network, case.sight, rows=rows)
+
+    def change(at: jax.Array, error: jax.Array) -> jax.Array:
+        return _linearised(said, at)(error)
+
+    @jax.jit
+    def both(error: jax.Array) -> tuple[jax.Array, jax.Array]:
+        ends = [jax.vmap(said)(case.weights + side * step * error) for side in (1, -1)]
+        return jax.vmap(change)(case.weights, error), (ends[0] - ends[1]) / (2 * step)
+
+    found, expected = both(jax.random.normal(jax.random.key(2), case.weights.shape))
+    assert jnp.linalg.norm(found - expected) < 0.05 * jnp.linalg.norm(expected)
+    assert jnp.median(jnp.abs(found - expected)) < 2e-3 * jnp.abs(expected).max()
+
+
+@jax.custom_vjp
+def backwards_only(x: jax.Array) -> jax.Array:
+    return jnp.sin(x)
+
+
+backwards_only.defvjp(lambda x: (jnp.sin(x), x), lambda x, g: (g * jnp.cos(x),))
+
+
+@jax.jit
+def custom_linear(x: jax.Array) -> jax.Array:
+    """Bears the name of what only reverse mode can pass."""
+    return jnp.sin(x)
+
+
+def solved(x: jax.Array) -> jax.Array:
+    """``sin x`` by a solver whose primitive bears such a name, too."""
+    return jax.lax.custom_linear_solve(lambda y: 2 * y, 2 * jnp.sin(x), lambda _, b: b / 2)
+
+
+def in_loop(x: jax.Array) -> jax.Array:
+    return jax.lax.scan(lambda y, _: (backwards_only(y), None), x, length=1)[0]
+
+
+FORWARD = {
+    "plain": (jnp.sin, True),
+    "jitted": (custom_linear, True),
+    "solver": (solved, True),
+    "custom": (backwards_only, False),
+    "custom in jit": (jax.jit(backwards_only), False),
+    "custom in a loop": (in_loop, False),
+}
+
+
+@pytest.mark.parametrize(("function", "forward"), FORWARD.values(), ids=FORWARD)
+def test_reverse_mode_is_taken_where_nothing_else_passes(
+    function: Callable[[jax.Array], jax.Array], forward: bool
+) -> None:
+    at, error = jnp.array([[0.1, 0.5, 2.0], [0.0, 1.0, 3.0]]), jnp.array([1.0, -2.0, 0.5])
+    passed = []
+
+    def change(x: jax.Array) -> jax.Array:
+        passed.append(_passes(jax.linearize(function, x)[1], x))
+        return _linearised(function, x)(error)
+
+    for mapped in (jax.vmap(change), jax.jit(jax.vmap(change))):
+        np.testing.assert_allclose(mapped(at), jnp.cos(at) * error, rtol=1e-5, atol=1e-6)
+    assert passed == [forward] * 2
 
 
 def test_gradients_are_those_of_the_loss_of_the_images(case: Case) -> None:

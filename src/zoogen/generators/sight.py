@@ -146,11 +146,25 @@ def _linearised(
     """``e → J e``; in reverse mode twice over, at twice the cost, for networks whose convolutions
     have rules of reverse mode alone."""
     forward: Callable[[Array], Array] = jax.linearize(function, at)[1]
-    if "custom_lin" not in str(jax.make_jaxpr(forward)(at)):  # what only reverse mode can pass
+    if _passes(forward, at):
         return forward
     out, pull = jax.vjp(function, at)
     _, push = jax.vjp(lambda of_outputs: pull(of_outputs)[0], jnp.zeros_like(out))
     return lambda error: push(error)[0]
+
+
+def _passes(forward: Callable[[Array], Array], at: Float[Array, " d"]) -> bool:
+    """Whether a linearised function can be computed.
+
+    JAX traces rules of reverse mode alone and refuses them, with a ``TypeError``, where they are to
+    be computed or mapped; so it is asked to map, which computes nothing.
+    """
+    several = jax.ShapeDtypeStruct((2, *at.shape), at.dtype)
+    try:
+        jax.eval_shape(jax.vmap(forward), several)
+    except TypeError:
+        return False
+    return True
 
 
 def _looked_at(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +28,7 @@ from zoogen.generators import (
     conditioning_of,
     d2nwg,
     fitting,
+    weight_flow,
 )
 from zoogen.generators.autoencoder import (
     CHUNKS,
@@ -46,6 +48,7 @@ from zoogen.generators.diffusion import (
     signal,
     steps_of,
 )
+from zoogen.generators.flow import TIMES, initial
 from zoogen.generators.velocity import vector_field
 from zoogen.networks import Network, build_network
 
@@ -215,14 +218,23 @@ def test_guidance_goes_from_unasked_to_asked_and_beyond() -> None:
     np.testing.assert_allclose(much - unasked, 2.5 * change, atol=1e-4 * np.abs(change).max())
 
 
+TOLD = {"embedding": 3, "shots": 2, "inducing": 2}
+TELLING = {
+    "d2nwg": (d2nwg, SMALL | TOLD | {"sampling_steps": 2}),
+    "flow": (weight_flow, {**GENERATORS["flow"].options, "channels": 8, "depth": 1, "heads": 1,
+                           "rank": 2, **TOLD, "path_steps": 2, "method": "heun"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TELLING)
 def test_guidance_is_of_conditions_and_of_data_sets(
-    network: Network, digits: Dataset, params_of: Callable[..., Any]
+    name: str, network: Network, digits: Dataset, params_of: Callable[..., Any]
 ) -> None:
     part = members(network, 20, 1)
     source, size = part.source, part.conditions.shape[1]
     assert source is not None
-    options = SMALL | {"embedding": 3, "shots": 2, "inducing": 2, "sampling_steps": 2}
-    state = unfitted(part, options, params_of)
+    generator, options = TELLING[name]
+    state = unfitted(name, part, options, params_of)
     shifted = replace(digits.train, labels=(digits.train.labels + 1) % 10)
     other = replace(source, dataset=lambda: replace(digits, train=shifted))
     clean, noisy = (source.conditioning.of_wish({"data.label_noise": n}, 6) for n in (0.0, 0.5))
@@ -230,34 +242,50 @@ def test_guidance_is_of_conditions_and_of_data_sets(
 
     def made(guidance: float, asked: np.ndarray, of: Source = source) -> np.ndarray:
         told = options | {"guidance": guidance}
-        return d2nwg.sample(of, state, told, Request(3, 6, asked))
+        return generator.sample(of, state, told, Request(3, 6, asked))
 
     none, plain = made(0.0, clean), made(1.0, clean)
     for asked, of in ((noisy, source), (nothing, source), (clean, other)):
         np.testing.assert_array_equal(made(0.0, asked, of), none)
-    np.testing.assert_array_equal(plain, d2nwg.sample(source, state, options, Request(3, 6, clean)))
+    same = generator.sample(source, state, options, Request(3, 6, clean))
+    np.testing.assert_array_equal(plain, same)
     changed = (made(1.0, noisy), made(1.0, clean, other), none, made(3.0, clean))
     for weights in changed:
         assert np.abs(weights - plain).max() > 0.01 * plain.std()
     gap = np.abs(made(3.0, nothing) - made(1.0, nothing)).max()
     assert gap > 0.01 * plain.std(), "the embedding is guided, too, where no condition is asked for"
+    odd = replace(digits, train=replace(digits.train, images=digits.train.images[..., 1:]))
+    with pytest.raises(ConfigError, match="images of 56 numbers, the run was trained on 64"):
+        made(1.0, clean, replace(source, dataset=lambda: odd))
 
 
-def unfitted(part: Fittable, options: dict, params_of: Callable[..., Any]) -> dict[str, Any]:
+def unfitted(
+    name: str, part: Fittable, options: dict, params_of: Callable[..., Any]
+) -> dict[str, Any]:
     """The state of a run whose parameters are random numbers, which costs no compilation."""
-    spec, pixels = part.network.spec, 64
-    model = d2nwg._autoencoder(spec, options)
-    noise = d2nwg._denoiser(model.size, part.conditions.shape[1], pixels, options)
+    spec, conditions, pixels = part.network.spec, part.conditions.shape[1], 64
     zeros, ones = np.zeros(spec.size, np.float32), np.ones(spec.size, np.float32)
+    told = {
+        "subsets": np.array([[1.0, 0.0], [1.0, 0.5]]), "members": np.array([10, 10]),
+        "pixels": np.int64(pixels),
+    }  # fmt: skip
+    if name == "flow":
+        field = weight_flow._field(spec, conditions + options["embedding"], options, None)
+        encoder = dataset_encoder(pixels, options["embedding"], options["inducing"])
+        both = SimpleNamespace(init=partial(initial, field, encoder))
+        errors = np.zeros((len(TIMES), len(spec.parameters)))
+        params = jax.tree.leaves(params_of(both))
+        return {**told, "mean": zeros, "deviation": ones, "params": params, "errors": errors}
+    model = d2nwg._autoencoder(spec, options)
+    noise = d2nwg._denoiser(model.size, conditions, pixels, options)
     coder = SimpleNamespace(init=lambda key: model.init(key, zeros))
     return {
+        **told,
         "weights_mean": zeros, "weights_deviation": ones,
         "codes_mean": np.zeros(model.size, np.float32),
         "codes_deviation": np.ones(model.size, np.float32),
         "autoencoder": jax.tree.leaves(params_of(coder)),
         "denoiser": jax.tree.leaves(params_of(noise)),
-        "subsets": np.array([[1.0, 0.0], [1.0, 0.5]]), "members": np.array([10, 10]),
-        "pixels": np.int64(pixels),
     }  # fmt: skip
 
 

@@ -39,11 +39,13 @@ from zoogen.generators import (
     train_generator,
 )
 from zoogen.generators.conditions import FORGET_ALL, FORGET_ONE, completed, forgotten
+from zoogen.generators.dataset_encoder import Examples, dataset_encoder
 from zoogen.generators.flow import (
     TIMES,
     Data,
     Field,
     Seen,
+    Teller,
     answer,
     condition_size,
     errors_of,
@@ -52,11 +54,12 @@ from zoogen.generators.flow import (
     reading,
 )
 from zoogen.generators.integration import integrate
-from zoogen.generators.learned import _form, _matched
 from zoogen.generators.path import Path as FlowPath
 from zoogen.generators.sight import Sight, gradients
+from zoogen.generators.trained_on import embedded
 from zoogen.generators.units import unit_field
 from zoogen.generators.velocity import equivariant_field, token_field, vector_field
+from zoogen.generators.weight_flow import _form, _matched
 from zoogen.networks import build_network
 from zoogen.params import Axis, ParamSpec
 from zoogen.population import over_members
@@ -263,13 +266,13 @@ def test_the_weighed_loss_is_least_at_the_mean_of_what_may_be() -> None:
     values = np.random.default_rng(0).standard_normal((rows, size), np.float32)
     data = Data(values, np.zeros((rows, 0), np.float32))
 
-    drawn = _draws(independent, 1, None, data, rows, 1, [0])
+    drawn = _draws(independent, 1, None, None, data, rows, 1, [0])
     one = jax.tree.map(lambda leaf: leaf[0], drawn._replace(time=np.full((1, rows), 0.5)))
     seen = Seen(network, sight, weight=1e3)  # of directions that are seen nothing else counts
 
     def loss(slope: jax.Array) -> jax.Array:
         field = Field(lambda _: slope, lambda params, x, _: params * x)
-        return _loss(field, seen, slope, data, one)
+        return _loss(field, seen, None, {"field": slope}, data, one)
 
     # At t = 1/2 the best F is zero: x1 − x0 is independent of x1 + x0.
     slopes = jnp.linspace(-0.4, 0.4, 17)
@@ -284,7 +287,7 @@ def test_a_step_looks_at_no_image_twice(inputs: int) -> None:
     data = Data(np.zeros((3, 2), np.float32), np.zeros((3, 0), np.float32))
     steps = 400
     for seed in range(3):
-        drawn = _draws(independent, inputs, None, data, 2, steps, [seed])
+        drawn = _draws(independent, inputs, None, None, data, 2, steps, [seed])
         seen = np.zeros(inputs)
         for rows in drawn.inputs:
             step = drawn._replace(inputs=rows)
@@ -310,6 +313,24 @@ def test_conditions_are_forgotten_as_a_whole() -> None:
     np.testing.assert_allclose(shares.mean(axis=0), expected, atol=4 * 0.5 / 20000**0.5)
     alone = (shares.sum(axis=1) == 2).mean()  # one is told, two are not
     assert alone == pytest.approx((1 - FORGET_ALL) * 3 * FORGET_ONE**2 * (1 - FORGET_ONE), rel=0.15)
+
+
+def test_a_data_set_is_forgotten_on_its_own() -> None:
+    from zoogen.generators.flow import _draws
+
+    examples = Examples(np.zeros((5, 1), np.float32), np.array([[0, 1, 2, 3]]), np.array([[2, 4]]))
+    teller = Teller(dataset_encoder(1, 2), examples, 1)
+    rows = 50
+    data = Data(np.zeros((rows, 1)), np.zeros((rows, 3)), np.zeros(rows, int), examples.images)
+    drawn = _draws(independent, 0, [3], teller, data, 40, 400, [0])
+    assert drawn.forget.shape == (400, 40, 3)
+    both = np.stack([drawn.forget[..., 0], drawn.forget_set[..., 0]], axis=-1).reshape(-1, 2)
+    expected = 1 - (1 - FORGET_ALL) * (1 - FORGET_ONE)
+    np.testing.assert_allclose(both.mean(axis=0), expected, atol=4 * 0.5 / 16000**0.5)
+    assert (both[:, 0] != both[:, 1]).any()
+    plain = _draws(independent, 0, [3], None, data, 40, 400, [0])
+    assert plain.forget_set.shape == (400, 40, 0)
+    assert plain.shown is None
 
 
 def test_muon_moves_the_matrices_of_layers_alone() -> None:
@@ -422,12 +443,40 @@ def test_a_flow_learns_a_mixture_and_follows_its_condition(seed: int) -> None:
     noise = rng.standard_normal((600, 2), np.float32)
     wishes = np.array([[1, 0, 1], [0, 1, 1], [0, 0, 0]], np.float32)
     asked = np.repeat(wishes, 200, axis=0)
-    found = integrate(field, fitted.params, noise, asked, FlowPath(), batch=600)
+    found = integrate(field, fitted.params["field"], noise, asked, FlowPath(), batch=600)
     right = found[:, 0] > 0
     assert right[:200].mean() < 0.08
     assert right[200:400].mean() > 0.92
     assert 0.3 < right[400:].mean() < 0.7, "unasked, both sides come"
     assert found[:, 1].std() == pytest.approx(1, abs=0.2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_flow_learns_to_tell_data_sets_apart(seed: int) -> None:
+    """Two data sets whose classes have dark or bright images, and weights on either side."""
+    rng, shots, classes, each = np.random.default_rng(seed), 3, 2, 40
+    dark, bright = rng.standard_normal((2, classes * each, 4)) + np.array([[[-1.0]], [[1.0]]])
+    images = np.concatenate([dark, bright, np.zeros((1, 4))]).astype(np.float32)
+    order = np.arange(2 * classes * each).reshape(2, -1)
+    examples = Examples(images, order, np.tile(each * np.arange(1, classes + 1), (2, 1)))
+    of = rng.integers(2, size=2000)
+    values = (2 * of - 1 + 0.1 * rng.standard_normal(2000)).astype(np.float32)[:, None]
+    data = Data(values, np.zeros((2000, 0), np.float32), of, images)
+    held = Data(*(part[:200] for part in data[:3]), images)
+    teller = Teller(dataset_encoder(4, 3, inducing=2), examples, shots)
+    effort = Effort(steps=600, batch_size=128, learning_rate=3e-3, looks=3, seed=seed)
+    field = vector_field(1, 3, width=32, depth=1)
+    params = fit_field(field, data, held, effort, teller=teller).params
+
+    asked = np.repeat([0, 1], 200)
+    told = embedded(teller.encoder, params["encoder"], examples, asked, shots, rng)
+    noise = rng.standard_normal((600, 1), np.float32)
+    conditions = np.concatenate([told, np.zeros((200, 3), np.float32)])
+    found = integrate(field, params["field"], noise, conditions, FlowPath(), batch=600)[:, 0] > 0
+    assert found[:200].mean() < 0.1
+    assert found[200:400].mean() > 0.9
+    assert 0.3 < found[400:].mean() < 0.7, "untold, both sides come"
 
 
 @pytest.mark.slow
@@ -453,7 +502,9 @@ def test_units_of_a_flow_complement_one_another(seed: int) -> None:
     effort = Effort(steps=800, batch_size=128, learning_rate=4e-3, looks=2, seed=seed)
     fitted = fit_field(field, members(2000), members(200), effort)
     noise = rng.standard_normal((400, spec.size), np.float32)
-    found = integrate(field, fitted.params, noise, members(400).conditions, FlowPath(), batch=400)
+    found = integrate(
+        field, fitted.params["field"], noise, members(400).conditions, FlowPath(), batch=400
+    )
     first, output = found[:, 0:8:2], found[:, 8:]
     on = np.abs(first) > 1
     agree = (np.sign(first) == np.sign(output)) & (np.abs(output) > 1)
@@ -996,16 +1047,17 @@ def test_members_in_canonical_form_lose_their_scales_alone(zoo: Zoo) -> None:
     assert _form(spec, values, canonical=False) is values
 
 
-def test_a_flow_that_reads_gradients_follows_the_data_that_it_is_told(
-    zoo: Zoo, tmp_path: Path
-) -> None:
-    told = config("flow", options={**OPTIONS["flow"], "gradients": True, "function_weight": 0.0})
+@pytest.mark.parametrize("option", [{"gradients": True}, {"embedding": 2}], ids=str)
+def test_a_flow_follows_the_data_that_it_is_told(option: dict, zoo: Zoo, tmp_path: Path) -> None:
+    told = config("flow", options={**OPTIONS["flow"], **option, "function_weight": 0.0})
     fitted = train_generator(told, zoo, tmp_path / "run")
     data = zoo.dataset
     turned = replace(data, train=replace(data.train, labels=(data.train.labels + 1) % 10))
     own, again, of_turned = (fitted.sample(3, dataset=each) for each in (None, data, turned))
     np.testing.assert_array_equal(own, again)
     assert np.abs(own - of_turned).max() > 1e-4
+    if "gradients" not in option:
+        return
     (fits,) = (points[-1] for points in generators_of([fitted]))
     images, evaluations = len(data.train), 8
     assert any(

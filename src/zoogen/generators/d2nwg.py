@@ -4,21 +4,16 @@ The published method neither aligns members nor scales their layers, and has no 
 ``aligned = false``, ``normalisation = "none"`` and ``guidance = 1`` are as published. Here both
 networks are sized to small members on a CPU: a residual autoencoder instead of a convolutional one
 (:mod:`~zoogen.generators.autoencoder`) and a residual perceptron over codes instead of a UNet.
-
-Members of a zoo share one data set, of which they see a share, with noise on the labels; what
-differs in ``data.fraction`` or ``data.label_noise`` is a data set of its own to the encoder. Where
-nothing differs all members have the same embedding, but for the images that it is drawn from.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from functools import lru_cache
+from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float, Float32, Int
 
 from zoogen.errors import ConfigError
 from zoogen.generators.autoencoder import (
@@ -31,12 +26,7 @@ from zoogen.generators.autoencoder import (
     fit_autoencoder,
 )
 from zoogen.generators.baselines import Values, aligned
-from zoogen.generators.dataset_encoder import (
-    DatasetEncoder,
-    Examples,
-    dataset_encoder,
-    examples_of,
-)
+from zoogen.generators.dataset_encoder import dataset_encoder
 from zoogen.generators.diffusion import (
     Denoiser,
     Latents,
@@ -47,13 +37,12 @@ from zoogen.generators.diffusion import (
 )
 from zoogen.generators.fitting import restored
 from zoogen.generators.generator import Effort, Fittable, Options, Request, Source, State
+from zoogen.generators.trained_on import asked_for, embedded, trained_on
 from zoogen.generators.velocity import vector_field
 from zoogen.params import ParamSpec
 from zoogen.symmetry import align_members
 
 NORMALISATIONS = ("tensor", "none")
-DATA = ("data.fraction", "data.label_noise")  # what makes members' data sets differ
-EMBEDDED = 256  # data sets at a time
 
 
 # ---------------------------------------------------------------------------------------- fit
@@ -67,7 +56,7 @@ def fit(train: Fittable, validation: Fittable, options: Options, effort: Effort)
     _refuse_sizes(options)
     if not 0 < options["share"] < 1:
         raise ConfigError(f"options.share: found {options['share']:g}, expected between 0 and 1")
-    told = _told((train, validation), options)
+    told = trained_on(train, validation, options["embedding"] > 0)
     first = max(1, round(options["share"] * effort.steps))
     found = _fit_codes(train, validation, options, replace(effort, steps=first))
     latents, held = (
@@ -84,9 +73,7 @@ def fit(train: Fittable, validation: Fittable, options: Options, effort: Effort)
     return {
         **found.state,
         "denoiser": jax.tree.leaves(fitted.params),
-        "subsets": told.subsets,
-        "members": np.bincount(told.of[0], minlength=len(told.subsets)),
-        "pixels": np.int64(told.images.shape[1]),
+        **told.state,
         "losses": fitted.losses,
     }
 
@@ -155,75 +142,6 @@ def _unit_of(code: Code) -> Code:
     return Code(code.mean.mean(axis=0), np.sqrt(variance))
 
 
-# ------------------------------------------------------------------------------------ data sets
-class _Told(NamedTuple):
-    """The data sets of members.
-
-    Attributes:
-        subsets: fraction and label noise of each data set.
-        of: numbers of the data sets of the members of each part.
-        examples: images of each, or none where they are not embedded.
-    """
-
-    subsets: Float[np.ndarray, "v 2"]
-    of: list[Int[np.ndarray, " n"]]
-    examples: Examples | None
-
-    @property
-    def images(self) -> Float32[np.ndarray, "i d"]:
-        """Of the examples."""
-        return np.zeros((1, 0), np.float32) if self.examples is None else self.examples.images
-
-
-def _told(parts: tuple[Fittable, Fittable], options: Options) -> _Told:
-    rows = [part.population.table[list(DATA)].to_numpy(float) for part in parts]
-    subsets, of = np.unique(np.concatenate(rows), axis=0, return_inverse=True)
-    places = np.split(of.reshape(-1), [len(rows[0])])
-    source = parts[0].source
-    if not options["embedding"]:
-        return _Told(subsets, places, None)
-    if source is None or source.network.config.fits_image:
-        raise ConfigError(
-            "embedding: the members have no classes of images to be told; set options.embedding = 0"
-        )
-    return _Told(subsets, places, examples_of(source.dataset(), source.config.data, subsets))
-
-
-def _embedded(
-    encoder: DatasetEncoder,
-    params: Any,
-    source: Source,
-    state: State,
-    options: Options,
-    request: Request,
-) -> Float32[np.ndarray, "n e"]:
-    """Embeddings of the data sets that are asked for, or of those of random training members."""
-    rng = np.random.default_rng([request.seed, 1])
-    shares = state["members"] / state["members"].sum()
-    wanted = state["subsets"][rng.choice(len(shares), request.count, p=shares)]
-    for column, name in enumerate(DATA):
-        asked = source.conditioning.asked(name, request.conditions)
-        known = np.isfinite(asked)
-        wanted[known, column] = asked[known].round(5)  # they were float32
-    subsets, of = np.unique(wanted, axis=0, return_inverse=True)
-    examples = examples_of(source.dataset(), source.config.data, subsets)
-    if examples.images.shape[1] != state["pixels"]:
-        raise ConfigError(
-            f"sample: found a data set with images of {examples.images.shape[1]} numbers, the run "
-            f"was trained on {state['pixels']}"
-        )
-    shown = examples.draw(rng, of.reshape(-1), options["shots"])
-    batches = np.split(shown, range(EMBEDDED, len(shown), EMBEDDED))
-    return np.concatenate(
-        [np.asarray(_embed(encoder, params, examples.images[b])) for b in batches]
-    )
-
-
-@partial(jax.jit, static_argnums=0)
-def _embed(encoder: DatasetEncoder, params: Any, images: Any) -> Any:
-    return encoder.embed(params, images)
-
-
 # ------------------------------------------------------------------------------------- sample
 def sample(source: Source, state: State, options: Options, request: Request) -> Values:
     """Codes from noise, weights from codes.
@@ -239,8 +157,10 @@ def sample(source: Source, state: State, options: Options, request: Request) -> 
     params = restored(noise.init, state["denoiser"])
     told = request.conditions
     if noise.encoder is not None:
-        embedded = _embedded(noise.encoder, params["encoder"], source, state, options, request)
-        told = np.concatenate([told, embedded], axis=1)
+        rng = np.random.default_rng([request.seed, 1])
+        asked = asked_for(source, state, request, rng)
+        known = embedded(noise.encoder, params["encoder"], *asked, options["shots"], rng)
+        told = np.concatenate([told, known], axis=1)
     codes = denoised(
         noise.field, params["field"], told, model.size, options["sampling_steps"],
         options["guidance"], request.seed,

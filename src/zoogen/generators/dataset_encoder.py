@@ -58,6 +58,24 @@ class Examples:
         chosen = self.order[of[:, None, None], np.minimum(place, self.order.shape[1] - 1)]
         return np.where(counts > 0, chosen, len(self.images) - 1)
 
+    def shown(
+        self, rng: np.random.Generator, of: Int[np.ndarray, "s b"], shots: int
+    ) -> Int[np.ndarray, "s r k shots"]:
+        """What an encoder sees in some steps: images of each data set, or of each row.
+
+        One showing serves all rows of a data set, unless there are more sets than rows.
+
+        Args:
+            rng: where they are drawn from.
+            of: number of the data set of each row of a step.
+            shots: images a class.
+        """
+        steps, batch = of.shape
+        sets = len(self.order)
+        wanted = np.tile(np.arange(sets), steps) if sets < batch else of.reshape(-1)
+        found = self.draw(rng, wanted, shots)
+        return found.reshape(steps, -1, *found.shape[1:])
+
 
 def examples_of(
     dataset: Dataset, config: DataConfig, subsets: Float[np.ndarray, "v 2"]
@@ -106,6 +124,13 @@ class DatasetEncoder(NamedTuple):
     def embed(self, params: Tree, images: Float[Array, "r k shots d"]) -> Float[Array, "r e"]:
         """Embeddings of data sets."""
         return self.whole(params, self.classes(params, images))
+
+    def of_rows(
+        self, params: Tree, images: Float[Array, "r k shots d"], of: Int[Array, " b"]
+    ) -> tuple[Float[Array, "r e"], Int[Array, " b"]]:
+        """Embeddings of what was :meth:`~Examples.shown`, and which of them is each row's."""
+        embeddings = self.embed(params, images)
+        return embeddings, of if len(embeddings) < len(of) else jnp.arange(len(of))
 
 
 def dataset_encoder(pixels: int, embedding: int, inducing: int = 8) -> DatasetEncoder:

@@ -158,13 +158,7 @@ def _draws(
     level = rng.integers(STEPS, size=(steps, batch))
     told = forgotten(rng, [*(sizes or [1] * entries), 1], (steps, batch))  # the data set, too
     forget, forget_set = told[..., :-1], told[..., -1:]
-    shown = None
-    if examples is not None:
-        sets = len(examples.order)
-        # One showing serves all rows of a data set, unless there are more sets than rows.
-        of = np.tile(np.arange(sets), steps) if sets < batch else data.of[rows].reshape(-1)
-        shown = examples.draw(rng, of, shots)
-        shown = shown.reshape(steps, -1, *shown.shape[1:])
+    shown = None if examples is None else examples.shown(rng, data.of[rows], shots)
     return _Draws(rows, code, noise, level, forget, forget_set, shown)
 
 
@@ -176,8 +170,8 @@ def _loss(
     x = jnp.sqrt(kept) * z + jnp.sqrt(1 - kept) * drawn.noise
     told, aligned = jnp.where(drawn.forget, 0, data.conditions[drawn.rows]), jnp.zeros(())
     if model.encoder is not None:
-        embedded = model.encoder.embed(params["encoder"], data.images[drawn.shown])
-        of = data.of[drawn.rows] if len(embedded) < len(z) else jnp.arange(len(z))
+        images, own = data.images[drawn.shown], data.of[drawn.rows]
+        embedded, of = model.encoder.of_rows(params["encoder"], images, own)
         told = jnp.concatenate([told, jnp.where(drawn.forget_set, 0, embedded[of])], axis=1)
         if weight and len(embedded) > 1:
             aligned = weight * contrast(params["contrast"], z, embedded, of)

@@ -18,11 +18,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Float, Float32, Int
 from scipy.special import expit, ndtri
 
 from zoogen.generators.batches import in_batches
 from zoogen.generators.conditions import forgotten
+from zoogen.generators.dataset_encoder import DatasetEncoder, Examples
 from zoogen.generators.fitting import Fitted, Objective, fit
 from zoogen.generators.generator import Effort
 from zoogen.generators.sight import AT_ONCE, FACTS, Sight, gradients, squared
@@ -58,10 +59,14 @@ class Data(NamedTuple):
     Attributes:
         values: of unit scale.
         conditions: of the same rows.
+        of: number of the data set that each row was trained on, for a :class:`Teller`.
+        images: of its :class:`~zoogen.generators.dataset_encoder.Examples`.
     """
 
     values: Float32[np.ndarray, "n d"]
     conditions: Float32[np.ndarray, "n e"]
+    of: Int[np.ndarray, " n"] = np.zeros(0, int)
+    images: Float32[np.ndarray, "i p"] = np.zeros((1, 0), np.float32)
 
 
 Coupling = Callable[[Float32[np.ndarray, "b d"], Float32[np.ndarray, "b d"]], Any]
@@ -93,6 +98,20 @@ class Seen(NamedTuple):
     sight: Sight
     gradients: bool = False
     weight: float = 0.0
+
+
+class Teller(NamedTuple):
+    """Tells a field what data were trained on, behind their conditions.
+
+    Attributes:
+        encoder: of data sets, fitted with the field.
+        examples: images of each data set.
+        shots: images of each class that it looks at.
+    """
+
+    encoder: DatasetEncoder
+    examples: Examples
+    shots: int
 
 
 GradientOf = Callable[[Float[Array, "b d"]], tuple[Float[Array, "b d"], Float[Array, "b facts"]]]
@@ -138,7 +157,9 @@ class _Draws(NamedTuple):
     noise: Any
     time: Any
     forget: Any
+    forget_set: Any
     inputs: Any
+    shown: Any
 
     @property
     def for_errors(self) -> Any:
@@ -159,6 +180,7 @@ def fit_field(
     coupling: Coupling = independent,
     seen: Seen | None = None,
     sizes: Sequence[int] | None = None,
+    teller: Teller | None = None,
 ) -> Fitted:
     """Fit a field by flow matching.
 
@@ -171,6 +193,10 @@ def fit_field(
         seen: what the networks see whose weights the data are; by default errors count as they
             are, and no gradients are read.
         sizes: entries that stand for each condition; one each by default.
+        teller: tells of the data sets behind members; nothing is told of them by default.
+
+    Returns:
+        Parameters of the ``field`` and, with a teller, of its ``encoder``, and losses.
 
     Raises:
         ConfigError: if the loss is not finite.
@@ -184,19 +210,36 @@ def fit_field(
     objective = Objective(
         name="flow",
         numbers=train.values.shape[1],
-        init=field.init,
-        draw=partial(_draws, coupling, len(seen.sight.inputs) if seen else 0, sizes),
-        loss=partial(_loss, field, seen),
-        judged=lambda draws: draws._replace(forget=np.zeros_like(draws.forget)),
-        matrices=field.matrices,
+        init=partial(initial, field, teller.encoder if teller else None),
+        draw=partial(_draws, coupling, len(seen.sight.inputs) if seen else 0, sizes, teller),
+        loss=partial(_loss, field, seen, teller),
+        judged=lambda draws: draws._replace(
+            forget=np.zeros_like(draws.forget), forget_set=np.zeros_like(draws.forget_set)
+        ),
+        matrices=None if field.matrices is None else partial(_matrices, field.matrices),
     )
     return fit(objective, train, validation, effort)
+
+
+def initial(field: Field, encoder: DatasetEncoder | None, key: Array) -> dict[str, Tree]:
+    """New parameters of a field, and of an encoder where there is one."""
+    params = {"field": field.init(key)}
+    if encoder is None:
+        return params
+    return params | {"encoder": encoder.init(jax.random.fold_in(key, 1))}
+
+
+def _matrices(of_field: Callable[[Tree], Tree], params: dict[str, Tree]) -> dict[str, Tree]:
+    """Those of the field; an encoder is moved by Adam."""
+    none = {name: jax.tree.map(lambda _: False, part) for name, part in params.items()}
+    return none | {"field": of_field(params["field"])}
 
 
 def _draws(
     coupling: Coupling,
     inputs: int,
     sizes: Sequence[int] | None,
+    teller: Teller | None,
     data: Data,
     batch: int,
     steps: int,
@@ -211,24 +254,34 @@ def _draws(
     # of as many equal parts as a batch has members, which makes the loss vary less.
     parts = rng.permuted(np.tile(np.arange(batch), (steps, 1)), axis=1)
     time = expit(ndtri((parts + rng.uniform(1e-6, 1 - 1e-6, parts.shape)) / batch))
-    forget = forgotten(rng, sizes or [1] * entries, (steps, batch))
+    told = [*(sizes or [1] * entries), *([1] if teller else [])]
+    forget, forget_set = np.split(forgotten(rng, told, (steps, batch)), [entries], axis=-1)
     # None twice in a step: a sample looks at each of them once, too.
     count = min(AT_ONCE + GRADIENTS, inputs)
     looked = np.stack([rng.choice(inputs, count, replace=False) for _ in range(steps)])
-    return _Draws(rows, flat.reshape(noise.shape), time.astype(np.float32), forget, looked)
+    shown = teller and teller.examples.shown(rng, data.of[rows], teller.shots)
+    return _Draws(
+        rows, flat.reshape(noise.shape), time.astype(np.float32), forget, forget_set, looked, shown
+    )
 
 
 def _loss(
-    field: Field, seen: Seen | None, params: Tree, data: Data, drawn: _Draws
+    field: Field,
+    seen: Seen | None,
+    teller: Teller | None,
+    params: dict[str, Tree],
+    data: Data,
+    drawn: _Draws,
 ) -> Float[Array, ""]:
     """Mean squared error of ``F``, and as it is seen from the data that are guessed with it."""
     x1, t = data.values[drawn.rows], drawn.time[:, None]
-    conditions = jnp.where(drawn.forget, 0, data.conditions[drawn.rows])
+    conditions = _told(teller, params, data, drawn)
     x, target = _joined(drawn.noise, x1, t)
     gradient_of = None
     if seen is not None and seen.gradients:
         gradient_of = partial(gradients, seen.network, seen.sight, rows=drawn.for_gradients)
-    found = answer(field, params, reading(gradient_of, x, drawn.time), conditions)
+    read = reading(gradient_of, x, drawn.time)
+    found = answer(field, params["field"], read, conditions)
     loss = jnp.square(found - target).mean()
     if seen is None or not seen.weight:
         return loss
@@ -238,6 +291,18 @@ def _loss(
     unit = jnp.roll(drawn.noise, 1, axis=0)
     as_seen = squared(seen.network, seen.sight, guess, found - target, unit, drawn.for_errors)
     return loss + seen.weight * (drawn.time * as_seen).mean()
+
+
+def _told(
+    teller: Teller | None, params: dict[str, Tree], data: Data, drawn: _Draws
+) -> Float[Array, "b e"]:
+    """Conditions that are not forgotten, and the embedding of each row's data set."""
+    told = jnp.where(drawn.forget, 0, data.conditions[drawn.rows])
+    if teller is None:
+        return told
+    images, own = data.images[drawn.shown], data.of[drawn.rows]
+    embedded, of = teller.encoder.of_rows(params["encoder"], images, own)
+    return jnp.concatenate([told, jnp.where(drawn.forget_set, 0, embedded[of])], axis=1)
 
 
 def with_time(

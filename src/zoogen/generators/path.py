@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from zoogen.errors import ConfigError
 
@@ -25,6 +26,11 @@ class Path(NamedTuple):
     guidance: float = 1.0
     noise: float = 8.0
     spread: float = 1.0
+
+
+def path_of(options: Mapping[str, Any]) -> Path:
+    """The path that options of a generator describe."""
+    return Path(*(options[name] for name in Path._fields))
 
 
 METHODS = {"heun": 2, "rk4": 4, "sde": 1}

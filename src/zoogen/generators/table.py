@@ -9,11 +9,11 @@ from zoogen.generators.path import Path
 from zoogen.lazy import Deferred
 
 if TYPE_CHECKING:
-    from zoogen.generators import baselines, d2nwg, learned, predicted
+    from zoogen.generators import baselines, d2nwg, pca_flow, predicted, weight_flow
 else:  # a config is checked against the table before JAX is imported
-    baselines, d2nwg, learned, predicted = (
+    baselines, d2nwg, pca_flow, predicted, weight_flow = (
         Deferred(f"zoogen.generators.{name}")
-        for name in ("baselines", "d2nwg", "learned", "predicted")
+        for name in ("baselines", "d2nwg", "pca_flow", "predicted", "weight_flow")
     )
 
 _PATH = Path()._asdict()
@@ -54,7 +54,7 @@ GENERATORS: dict[str, Generator] = {
     "pca-flow": Generator(
         "flow matching over principal components of aligned members (Gupta et al., "
         "DeepWeightFlow, 2026)",
-        learned.fit_pca_flow, learned.sample_pca_flow,
+        pca_flow.fit, pca_flow.sample,
         {"components": 256, "width": 512, "depth": 4, **_PATH},
         least=_LEAST, sampling=tuple(_PATH), conditional=True, trained=True,
     ),
@@ -69,12 +69,12 @@ GENERATORS: dict[str, Generator] = {
     ),
     "flow": Generator(
         "equivariant flow matching over weights, by a field over units, layers or tokens",
-        learned.fit_flow, learned.sample_flow,
+        weight_flow.fit, weight_flow.sample,
         {"field": "units", "channels": 96, "depth": 4, "heads": 4, "rank": 48,
          "coupling": "independent", "function_weight": 1.0, "gradients": False,
-         "canonical": False,
+         "canonical": False, "embedding": 0, "shots": 5, "inducing": 8,
          **_PATH, "path_steps": 96, "method": "sde", "noise": 16.0, "spread": 1.5},
-        least=_LEAST, sampling=tuple(_PATH), conditional=True, trained=True,
+        least=_LEAST, sampling=(*_PATH, "shots"), conditional=True, trained=True,
     ),
     "hypernetwork": Generator(
         "a graph hypernetwork: weights predicted from the architecture and random numbers, fitted "

@@ -1,124 +1,92 @@
-"""Generators that are trained: flows over principal components, and over weights themselves."""
+"""A flow over weights, by a field that commutes with all permutations of hidden units."""
 
 from __future__ import annotations
 
 from functools import lru_cache, partial
+from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Float, Float32
 
 from zoogen.errors import ConfigError
-from zoogen.generators.baselines import Values, aligned, decoded, principal
+from zoogen.generators.baselines import Values
+from zoogen.generators.dataset_encoder import dataset_encoder
 from zoogen.generators.fitting import restored
 from zoogen.generators.flow import (
     Coupling,
     Data,
     Field,
     Seen,
+    Teller,
     errors_of,
     fit_field,
     independent,
+    initial,
 )
 from zoogen.generators.generator import Effort, Fittable, Options, Request, Source, State
 from zoogen.generators.integration import integrate
-from zoogen.generators.path import Path, refuse_unknown_path
+from zoogen.generators.path import path_of, refuse_unknown_path
 from zoogen.generators.sight import sight_of
+from zoogen.generators.trained_on import TrainedOn, asked_for, embedded, trained_on
 from zoogen.generators.units import unit_field
-from zoogen.generators.velocity import equivariant_field, token_field, vector_field
+from zoogen.generators.velocity import equivariant_field, token_field
 from zoogen.models import Standard, fit_standard, standardise
 from zoogen.params import ParamSpec
-from zoogen.symmetry import (
-    align_members,
-    apply,
-    balanced,
-    weight_matching,
-    with_fixed_signs,
-)
+from zoogen.symmetry import apply, balanced, weight_matching, with_fixed_signs
 
 SIZES = "channels", "depth", "heads", "rank"  # options of a field over weights
 
 
-# --------------------------------------------------------------------------------- components
-def fit_pca_flow(train: Fittable, validation: Fittable, options: Options, effort: Effort) -> State:
-    """A flow over the scores of the principal components of aligned members.
+# ---------------------------------------------------------------------------------------- fit
+def fit(train: Fittable, validation: Fittable, options: Options, effort: Effort) -> State:
+    """Fit the field, and the encoder of data sets where it is told them.
 
-    What the components leave over is kept as independent noise of the same size, without which
-    samples would be too short.
+    Raises:
+        ConfigError: for an option out of its range, or one that members do not allow.
     """
-    refuse_unknown_path(_path(options))
-    values = aligned(train)
-    space = principal(values, options["components"])
-    state = space._asdict()
-    reference = values.mean(axis=0)
-    held = align_members(train.network.spec, reference, validation.values).values
-    scores = ((held - space.mean) @ space.components.T / space.deviations).astype(np.float32)
-    rest = values - decoded(state, space.scores)
-    field = _score_field(len(space.deviations), train.conditions.shape[1], options)
-    data = Data(space.scores.astype(np.float32), train.conditions)
-    held_data = Data(scores, validation.conditions)
-    fitted = fit_field(field, data, held_data, effort, sizes=train.sizes)
-    return state | {
-        "rest": rest.std(axis=0),
-        "params": jax.tree.leaves(fitted.params),
-        "losses": fitted.losses,
-        "errors": errors_of(field, fitted.params, held_data),
-    }
-
-
-def sample_pca_flow(_source: Source, state: State, options: Options, request: Request) -> Values:
-    """Scores from the flow, weights from the scores."""
-    rng = np.random.default_rng(request.seed)
-    size = len(state["deviations"])
-    noise = rng.standard_normal((request.count, size), np.float32)
-    field = _score_field(size, request.conditions.shape[1], options)
-    scores = integrate(
-        field,
-        restored(field.init, state["params"]),
-        noise,
-        request.conditions,
-        _path(options),
-        request.seed,
-        errors=state["errors"],
-    )
-    values = decoded(state, scores)
-    return values + state["rest"] * rng.standard_normal(values.shape, np.float32)
-
-
-def _score_field(size: int, conditions: int, options: Options) -> Field:
-    return _vector_field(size, conditions, options["width"], options["depth"])
-
-
-_vector_field = lru_cache(vector_field)  # one object, hence one compilation, per shape
-
-
-# ------------------------------------------------------------------------------------- weights
-def fit_flow(train: Fittable, validation: Fittable, options: Options, effort: Effort) -> State:
-    """A flow over weights whose field commutes with all permutations of hidden units."""
-    spec = train.network.spec
+    _refuse(options, min(effort.batch_size, len(train.values)))
+    spec, source = train.network.spec, train.source
+    told = trained_on(train, validation, options["embedding"] > 0)
     forms = [_form(spec, part.values, options["canonical"]) for part in (train, validation)]
     standard = fit_standard(spec, forms[0])
     fitted_on, held = (
-        Data(standardise(standard, values).astype(np.float32), part.conditions)
-        for values, part in zip(forms, (train, validation), strict=True)
+        Data(standardise(standard, values).astype(np.float32), part.conditions, of, told.images)
+        for values, part, of in zip(forms, (train, validation), told.of, strict=True)
     )
-    coupling = _coupling(spec, options["coupling"])
-    _refuse_sizes(options)
-    refuse_unknown_path(_path(options))
-    seen = _seen(train.source, standard, options)
-    if options["function_weight"] and min(effort.batch_size, len(train.values)) < 2:
-        raise ConfigError(
-            "training.batch_size: found 1, expected at least 2: options.function_weight measures "
-            "errors by the noise of another member"
-        )
-    field = _weight_field(spec, train.conditions.shape[1], options, seen)
-    fitted = fit_field(field, fitted_on, held, effort, coupling, seen, train.sizes)
+    seen = _seen(source, standard, options)
+    field = _field(spec, train.conditions.shape[1] + options["embedding"], options, seen)
+    teller = _teller(told, options)
+    fitted = fit_field(
+        field, fitted_on, held, effort, _coupling(spec, options["coupling"]), seen, train.sizes,
+        teller,
+    )  # fmt: skip
+    kept: State = {}
+    if teller is not None:
+        kept = told.state
+        held = held._replace(conditions=_with_embeddings(teller, fitted.params, held))
     return {
         **standard._asdict(),
+        **kept,
         "params": jax.tree.leaves(fitted.params),
         "losses": fitted.losses,
-        "errors": _by_tensor(spec, errors_of(field, fitted.params, held, seen)),
+        "errors": _by_tensor(spec, errors_of(field, fitted.params["field"], held, seen)),
     }
+
+
+def _teller(told: TrainedOn, options: Options) -> Teller | None:
+    if told.examples is None:
+        return None
+    encoder = _dataset_encoder(told.images.shape[1], options["embedding"], options["inducing"])
+    return Teller(encoder, told.examples, options["shots"])
+
+
+def _with_embeddings(
+    teller: Teller, params: dict[str, Any], data: Data
+) -> Float32[np.ndarray, "n e"]:
+    rng = np.random.default_rng(0)
+    found = embedded(teller.encoder, params["encoder"], teller.examples, data.of, teller.shots, rng)
+    return np.concatenate([data.conditions, found], axis=1)
 
 
 def _by_tensor(
@@ -138,8 +106,6 @@ def _form(spec: ParamSpec, values: Values, canonical: bool) -> Values:
 def _seen(source: Source | None, standard: Standard, options: Options) -> Seen | None:
     """What members see; those that fit one image each have no images in common to learn from."""
     weight = options["function_weight"]
-    if weight < 0:
-        raise ConfigError(f"options.function_weight: found {weight:g}, expected at least 0")
     if not (weight or options["gradients"]):
         return None
     if source is None:
@@ -173,31 +139,56 @@ def _matched(
     return apply(spec, weight_matching(spec, data, noise).elements, noise)
 
 
-def sample_flow(source: Source, state: State, options: Options, request: Request) -> Values:
-    """Weights from noise."""
+# ------------------------------------------------------------------------------------- sample
+def sample(source: Source, state: State, options: Options, request: Request) -> Values:
+    """Weights from noise.
+
+    Raises:
+        ConfigError: for a data set with other images than those that the run was told of.
+    """
     spec = source.network.spec
     noise = np.random.default_rng(request.seed).standard_normal(
         (request.count, spec.size), np.float32
     )
     standard = Standard(state["mean"], state["deviation"])
     seen = _seen(source, standard, options) if options["gradients"] else None
-    field = _weight_field(spec, request.conditions.shape[1], options, seen)
-    params = restored(field.init, state["params"])
+    field = _field(spec, request.conditions.shape[1] + options["embedding"], options, seen)
+    encoder, conditions = None, request.conditions
+    if options["embedding"]:
+        pixels = int(state["pixels"])
+        encoder = _dataset_encoder(pixels, options["embedding"], options["inducing"])
+    params = restored(partial(initial, field, encoder), state["params"])
+    if encoder is not None:
+        rng = np.random.default_rng([request.seed, 1])
+        asked = asked_for(source, state, request, rng)
+        known = embedded(encoder, params["encoder"], *asked, options["shots"], rng)
+        conditions = np.concatenate([conditions, known], axis=1)
     sizes = [parameter.size for parameter in spec.parameters]
     found = integrate(
-        field, params, noise, request.conditions, _path(options), request.seed, seen=seen,
+        field, params["field"], noise, conditions, path_of(options), request.seed, seen=seen,
         errors=np.repeat(state["errors"], sizes, axis=1),
     )  # fmt: skip
     return found * standard.deviation + standard.mean
 
 
-def _refuse_sizes(options: Options) -> None:
-    for name in SIZES:
+# ------------------------------------------------------------------------------------- models
+def _refuse(options: Options, batch: int) -> None:
+    """All that can be refused before anything is computed."""
+    for name in (*SIZES, "shots", "inducing"):
         if options[name] < 1:
             raise ConfigError(f"options.{name}: found {options[name]}, expected at least 1")
+    for name in ("embedding", "function_weight"):
+        if options[name] < 0:
+            raise ConfigError(f"options.{name}: found {options[name]:g}, expected at least 0")
+    refuse_unknown_path(path_of(options))
+    if options["function_weight"] and batch < 2:
+        raise ConfigError(
+            "training.batch_size: found 1, expected at least 2: options.function_weight measures "
+            "errors by the noise of another member"
+        )
 
 
-def _weight_field(spec: ParamSpec, conditions: int, options: Options, seen: Seen | None) -> Field:
+def _field(spec: ParamSpec, conditions: int, options: Options, seen: Seen | None) -> Field:
     channels, depth, heads, rank = (options[name] for name in SIZES)
     gradients = seen is not None and seen.gradients
     if options["field"] == "units":
@@ -214,7 +205,4 @@ def _weight_field(spec: ParamSpec, conditions: int, options: Options, seen: Seen
 _unit_field = lru_cache(unit_field)
 _equivariant_field = lru_cache(equivariant_field)
 _token_field = lru_cache(token_field)
-
-
-def _path(options: Options) -> Path:
-    return Path(*(options[name] for name in Path._fields))
+_dataset_encoder = lru_cache(dataset_encoder)

@@ -189,7 +189,9 @@ def test_repetitions_of_new_networks_count_once(
     assert real.distinct.nominal == pytest.approx(real.novelty.nominal, rel=0.1)
     assert not real.collapsed
     held = judge(evaluator, offered.validation)
-    good = offered.validation[evaluator.distinct(held.known, held.accuracy, held.finite)]
+    good = offered.validation[
+        evaluator.distinct(held.known, held.accuracy, held.finite, held.apart)
+    ]
     spec, mean = offered.network.spec, evaluator.frame.place(offered.train).mean(axis=0)
     rng = np.random.default_rng(seed)
     cases = {  # samples, share that is distinct, word of the note
@@ -205,6 +207,49 @@ def test_repetitions_of_new_networks_count_once(
         assert found.notes[0].startswith(word)
         assert not share or found.novelty.all > 0.9, "yield alone does not see it"
         assert "(collapsed)" in generation_table([found])
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_repetitions_of_bad_networks_are_seen(
+    seed: int, parted: tuple[Offered, Evaluator], noise: Curve
+) -> None:
+    """They pass no gate, and pairs of them are far apart."""
+    offered, evaluator = parted
+    bad, spec = evaluator.noisy_members(1.0, 30, seed), offered.network.spec
+    cases = {"apart": (bad, 1.0), "repeated": (np.tile(bad[:5], (6, 1)), 5 / 30)}
+    for name, (samples, share) in cases.items():
+        moved = np.asarray(apply(spec, random_element(spec, seed, (len(samples),)), samples))
+        found = evaluate_samples(evaluator, moved, noise=noise)
+        assert found.novelty.all == found.distinct.share == 0
+        assert found.diversity.distance_ratio > 0.8
+        assert found.distinct.apart == pytest.approx(share)
+        assert found.distinct.real_apart > 0.9
+        assert found.collapsed == (name == "repeated")
+        assert found.collapsed == found.notes[0].startswith("repeats itself: 16.7 % of all")
+        [row] = [line for line in generation_table([found]).splitlines() if "good or not |" in line]
+        assert f"| {percent(share)}{' (collapsed)' * found.collapsed} |" in row
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_each_seed_has_a_distinct_yield(
+    seed: int, parted: tuple[Offered, Evaluator], noise: Curve
+) -> None:
+    """One seed repeats itself, one repeats the other, one does neither."""
+    offered, evaluator = parted
+    held = judge(evaluator, offered.validation)
+    good = offered.validation[
+        evaluator.distinct(held.known, held.accuracy, held.finite, held.apart)
+    ]
+    one, two = good[:4], good[4:8]
+    samples = np.concatenate([one, one, two, np.repeat(two[:1], 4, axis=0)])
+    seeds = np.arange(4).repeat(4)
+    order = np.random.default_rng(seed).permutation(len(samples))
+    found = evaluate_samples(evaluator, samples[order], seeds[order], noise=noise)
+    by_seed = {each.seed: each.distinct_yield for each in found.by_seed}
+    assert by_seed == {0: 1, 1: 1, 2: 1, 3: 0.25}
+    assert found.distinct.share == found.distinct.apart == 0.5
+    assert found.over_seeds("distinct_yield") == pytest.approx((13 / 16, 0.375))
+    assert "by itself |  |  | 81.25 ± 37.50 (4) |" in generation_table([found])
 
 
 @pytest.mark.parametrize("seed", SEEDS)

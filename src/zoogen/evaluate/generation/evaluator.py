@@ -35,7 +35,7 @@ PROBES = 200  # images on which functions are compared
 SIGMAS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.2)
 NOISED = 100  # networks of each size of noise
 ENSEMBLED = 200  # networks that ensembles are drawn from
-PREPARED = ("frame", "view", "_members", "real", "real_neighbours", "real_distinct")
+PREPARED = ("frame", "view", "_members", "real", "real_neighbours", "real_apart", "real_distinct")
 
 
 def exam_of(dataset: Dataset) -> tuple[Exam, Images]:
@@ -205,27 +205,46 @@ class Evaluator:
         """Neighbours of the held-out members among the training members."""
         return self.neighbours(self.real)
 
+    def apart(self, placed: Float[np.ndarray, "n p"]) -> Bool[np.ndarray, " n"]:
+        """Which networks are as far from each one before them that counts as from training members;
+        see :func:`~zoogen.evaluate.generation.distinct.distinct`.
+
+        Args:
+            placed: finite weights in the common frame.
+        """
+        return distinct(self.network.spec, placed, far_enough(self.real_neighbours))
+
     def distinct(
-        self, networks: Known, accuracy: Float[np.ndarray, " n"], found: Nearest
+        self,
+        networks: Known,
+        accuracy: Float[np.ndarray, " n"],
+        found: Nearest,
+        apart: Bool[np.ndarray, " n"],
     ) -> Bool[np.ndarray, " n"]:
-        """Which networks pass the gate and are as far from each one before them that does as from
-        training members; see :func:`~zoogen.evaluate.generation.distinct.distinct`.
+        """Which networks pass the gate and are apart from each one before them that does.
 
         Args:
             networks: finite ones.
             accuracy: of the same.
             found: their neighbours.
+            apart: which of them, and of others that do not stand here, are apart from all before
+                them: where all that pass are, none is compared again.
         """
         good = passing(accuracy, found, self.real_accuracies, self.real_neighbours)
-        least = far_enough(self.real_neighbours)
-        good[good] = distinct(self.network.spec, networks.placed[good], least)
+        if not apart[good].all():
+            good[good] = self.apart(networks.placed[good])
         return good
+
+    @cached_property
+    def real_apart(self) -> Bool[np.ndarray, " h"]:
+        """Which held-out members are apart from those before them."""
+        return self.apart(self.real.placed)
 
     @cached_property
     def real_distinct(self) -> float:
         """Share of the held-out members that pass the gate and differ from each other."""
         real = self.real, self.real_accuracies, self.real_neighbours
-        return float(self.distinct(*real).mean())
+        return float(self.distinct(*real, self.real_apart).mean())
 
     @property
     def real_accuracies(self) -> Float[np.ndarray, " h"]:

@@ -170,6 +170,7 @@ class Judged(NamedTuple):
         accuracy: 0 where they are not.
         known: of the usable ones.
         finite: neighbours of the usable ones.
+        apart: which of the usable ones are no repetition of one before them.
         found: neighbours of all, NaN for the others.
     """
 
@@ -179,6 +180,7 @@ class Judged(NamedTuple):
     accuracy: Float[np.ndarray, " n"]
     known: Known
     finite: Nearest
+    apart: Bool[np.ndarray, " u"]
     found: Nearest
 
 
@@ -205,14 +207,14 @@ def judge(
     accuracy = np.zeros(len(values))
     accuracy[usable] = 1 - known.wrong.mean(axis=1)
     found = evaluator.neighbours(known)
-    return Judged(values, seeds, usable, accuracy, known, found, _filled(found, usable))
+    apart, filled = evaluator.apart(known.placed), _filled(found, usable)
+    return Judged(values, seeds, usable, accuracy, known, found, apart, filled)
 
 
 def by_seed(evaluator: Evaluator, judged: Judged) -> tuple[SeedResults, ...]:
     """The main figures for the samples of each seed."""
     return tuple(
-        _of_seed(evaluator, int(seed), judged.accuracy, judged.found, judged.seeds == seed)
-        for seed in dict.fromkeys(judged.seeds.tolist())
+        _of_seed(evaluator, judged, int(seed)) for seed in dict.fromkeys(judged.seeds.tolist())
     )
 
 
@@ -225,9 +227,25 @@ def scale_point(evaluator: Evaluator, judged: Judged) -> Scaled:
 
 
 def distinct_yield(evaluator: Evaluator, judged: Judged) -> Distinct:
-    """Share of all samples that pass the gate and differ from each other."""
-    found = evaluator.distinct(judged.known, judged.accuracy[judged.usable], judged.finite)
-    return Distinct(float(found.sum()) / len(judged.usable), evaluator.real_distinct)
+    """Shares of the samples that differ from each other."""
+    return Distinct(
+        _distinct_share(evaluator, judged, np.ones(len(judged.usable), bool)),
+        evaluator.real_distinct,
+        float(judged.apart.mean()) if judged.apart.size else math.nan,
+        float(evaluator.real_apart.mean()),
+    )
+
+
+def _distinct_share(evaluator: Evaluator, judged: Judged, rows: Bool[np.ndarray, " n"]) -> float:
+    """Of some samples, the share that pass the gate and differ from each other."""
+    finite = rows[judged.usable]
+    found = evaluator.distinct(
+        judged.known.rows(finite),
+        judged.accuracy[rows & judged.usable],
+        Nearest(*(array[finite] for array in judged.finite)),
+        judged.apart[finite],
+    )
+    return float(found.sum()) / int(rows.sum())
 
 
 def _plain(evaluator: Evaluator, judged: Judged) -> Yield | None:
@@ -240,16 +258,22 @@ def _plain(evaluator: Evaluator, judged: Judged) -> Yield | None:
 
 def _collapse(report: Report) -> tuple[str, ...]:
     """Why samples are repetitions of each other; nothing where they are not."""
-    apart, passed = report.diversity.distance_ratio, report.novelty.all
-    if apart < COLLAPSED:
+    ratio, passed = report.diversity.distance_ratio, report.novelty.all
+    found = report.distinct
+    if ratio < COLLAPSED:
         return (
-            f"collapsed: pairs of samples are {apart:.2f} times as far apart as real ones; yield "
+            f"collapsed: pairs of samples are {ratio:.2f} times as far apart as real ones; yield "
             "does not see it, distinct yield does",
         )
-    if report.distinct.share < COLLAPSED * passed:
+    if found.share < COLLAPSED * passed:
         return (
             f"repeats itself: {100 * passed:.1f} % of samples pass the gate, but only "
-            f"{100 * report.distinct.share:.1f} % differ from each other, too",
+            f"{100 * found.share:.1f} % differ from each other, too",
+        )
+    if found.apart < COLLAPSED * found.real_apart:
+        return (
+            f"repeats itself: {100 * found.apart:.1f} % of all samples, good or not, differ from "
+            f"each other; of held-out members {100 * found.real_apart:.1f} % do",
         )
     return ()
 
@@ -296,21 +320,15 @@ def _point(setting: str, accuracy: np.ndarray, found: Nearest, real: Nearest) ->
     )
 
 
-def _of_seed(
-    evaluator: Evaluator,
-    seed: int,
-    accuracy: np.ndarray,
-    found: Nearest,
-    rows: np.ndarray,
-) -> SeedResults:
-    real, mine = evaluator.real_neighbours, Nearest(*(array[rows] for array in found))
-    finite = Nearest(*(array[mine.member >= 0] for array in mine))
-    judged = copying(finite, real)
-    passed = novelty_yield(accuracy[rows], mine, evaluator.real_accuracies, real)
+def _of_seed(evaluator: Evaluator, judged: Judged, seed: int) -> SeedResults:
+    rows, real = judged.seeds == seed, evaluator.real_neighbours
+    accuracy, mine = judged.accuracy[rows], Nearest(*(array[rows] for array in judged.found))
+    copied = copying(Nearest(*(array[mine.member >= 0] for array in mine)), real)
     return SeedResults(
-        seed=seed, samples=int(rows.sum()), accuracy=float(accuracy[rows].mean()),
-        zu=judged.zu, distance_ratio=judged.distance_ratio, overlap=judged.overlap,
-        novel_yield=passed.all,
+        seed=seed, samples=len(accuracy), accuracy=float(accuracy.mean()),
+        zu=copied.zu, distance_ratio=copied.distance_ratio, overlap=copied.overlap,
+        novel_yield=novelty_yield(accuracy, mine, evaluator.real_accuracies, real).all,
+        distinct_yield=_distinct_share(evaluator, judged, rows),
     )  # fmt: skip
 
 

@@ -45,7 +45,7 @@ def spread_of(values: Float[np.ndarray, " n"]) -> Spread:
 
 @dataclass(frozen=True)
 class SeedResults:
-    """What the samples of one seed of the generator reach."""
+    """What the samples of one seed of the generator reach, by themselves."""
 
     seed: int
     samples: int
@@ -54,6 +54,7 @@ class SeedResults:
     distance_ratio: float
     overlap: float
     novel_yield: float
+    distinct_yield: float
 
 
 @dataclass(frozen=True)

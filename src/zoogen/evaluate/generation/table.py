@@ -96,7 +96,7 @@ _COPYING: Rows = {
 _DIVERSITY: Rows = {
     "distance of pairs ÷ real": (
         "1", None,
-        lambda r: number(r.diversity.distance_ratio) + (" (collapsed)" if r.collapsed else ""),
+        lambda r: number(r.diversity.distance_ratio) + _collapsed(r),
     ),
     "overlap of pairs ÷ real": ("1", None, lambda r: number(r.diversity.overlap_ratio)),
     "effective rank ÷ real": ("1", None, lambda r: number(r.diversity.rank_ratio)),
@@ -120,6 +120,13 @@ _YIELD: Rows = {
     ),
     "distinct yield %: new to each other, too": (
         "as held-out", lambda r: percent(r.distinct.nominal), lambda r: percent(r.distinct.share),
+    ),
+    "distinct yield %, mean ± std over seeds, each by itself": (
+        "", None, lambda r: _over_seeds(r, "distinct_yield", 100),
+    ),
+    "no repetition of another sample %, good or not": (
+        "as held-out", lambda r: percent(r.distinct.real_apart),
+        lambda r: percent(r.distinct.apart) + _collapsed(r),
     ),
 }  # fmt: skip
 
@@ -151,6 +158,10 @@ def _rows(reports: Sequence[Report]) -> Rows:
             "1", _ceiling(name), _agreement(name),
         )  # fmt: skip
     return rows
+
+
+def _collapsed(report: Report) -> str:
+    return " (collapsed)" if report.collapsed else ""
 
 
 def _plain(quantity: str) -> Row:
@@ -299,6 +310,7 @@ def _scaling(reports: Sequence[Report]) -> list[str]:
             ),
             percent(point.nominal),
             f"{percent(point.distinct.share)} ({percent(point.distinct.nominal)})",
+            percent(point.distinct.apart),
         ]
         for report in reports
         for point in report.scaling
@@ -307,7 +319,8 @@ def _scaling(reports: Sequence[Report]) -> list[str]:
         return []
     head = [
         "", "training runs", "seeds", "accuracy %", "ZU", "distance ÷ held-out", "overlap",
-        "yield %", "held-out yield %", "distinct yield % (held-out)",
+        "yield %", "distinct yield %, each seed by itself", "held-out yield %",
+        "distinct yield %, all seeds (held-out)", "no repetition %",
     ]  # fmt: skip
     words = "From few to many training runs, mean ± std over seeds; one held-out part for all\n\n"
     return [words + _markdown([head, ["---"] * len(head), *lines])]
@@ -315,7 +328,7 @@ def _scaling(reports: Sequence[Report]) -> list[str]:
 
 SCALED = (
     ("accuracy", 100, 1), ("zu", 1, 2), ("distance_ratio", 1, 2), ("overlap", 1, 3),
-    ("novel_yield", 100, 1),
+    ("novel_yield", 100, 1), ("distinct_yield", 100, 1),
 )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -43,6 +44,7 @@ from zoogen.evaluate.generation import (
     to_json,
     training_seconds,
 )
+from zoogen.evaluate.generation import runs as judged_runs
 from zoogen.evaluate.generation.behaviour import finite_outputs, probabilities, wrong_overlap
 from zoogen.evaluate.generation.copying import zu_score
 from zoogen.evaluate.generation.distinct import distinct
@@ -50,7 +52,7 @@ from zoogen.evaluate.generation.diversity import effective_rank, random_pairs
 from zoogen.evaluate.generation.ensembles import ensembled
 from zoogen.evaluate.generation.neighbours import aligned_distances, nearest, unit_distances
 from zoogen.evaluate.generation.protocol import _ensembles, judge
-from zoogen.evaluate.generation.starts import SCRATCH, _start
+from zoogen.evaluate.generation.starts import SCRATCH, _start, drawn
 from zoogen.evaluate.generation.table import (
     _beside_real,
     _without_gain,
@@ -62,6 +64,7 @@ from zoogen.generators import Parted, Population, conditioning_of
 from zoogen.generators.parts import SMALLEST
 from zoogen.grid import expand
 from zoogen.networks import Network, build_network
+from zoogen.progress import silent
 from zoogen.symmetry import apply, balanced, random_element
 from zoogen.train import recipe_of, train_block, training_data
 from zoogen.zoo import open_zoo
@@ -567,6 +570,46 @@ def test_good_starts_are_ahead_of_scratch(runs: Runs, parted: tuple[Offered, Eva
         )
 
 
+def test_starts_are_drawn_from_all_samples() -> None:
+    rows, draws = np.arange(200, dtype=np.float32)[:, None], 400
+    found = np.concatenate([drawn(rows, 20, seed) for seed in range(draws)])[:, 0].astype(int)
+    assert all(len(set(each)) == 20 for each in found.reshape(draws, 20))
+    often = np.bincount(found, minlength=200)
+    assert (abs(often - draws / 10) < 5 * (draws * 0.1 * 0.9) ** 0.5).all()
+    np.testing.assert_array_equal(drawn(rows, 20), drawn(rows, 20))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_starts_that_are_not_finite_are_told_and_count(
+    seed: int, runs: Runs, parted: tuple[Offered, Evaluator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offered, evaluator = parted
+    samples = evaluator.noisy_members(0.1, 6, seed)
+    samples[seed], samples[seed + 2] = np.nan, 1e20  # finite, but what it says is not
+    fine = evaluator.usable(samples)
+    assert fine.sum() == 4
+    quick = partial(compare_starts, epochs=(0, 1), rates=(0.1,))
+    monkeypatch.setattr(judged_runs, "compare_starts", quick)
+    ground = SimpleNamespace(
+        evaluator=evaluator, reporter=silent, run=SimpleNamespace(zoo_config=CONFIG)
+    )
+    every, few = (
+        {start.name: start for start in judged_runs._starts(ground, runs.dataset, given, "x")}
+        for given in (samples, samples[fine])
+    )
+    [note] = judged_runs._not_finite(ground, runs.dataset, samples)
+    assert note.startswith("2 of 6 samples that are trained on digits are not finite")
+    assert judged_runs._not_finite(ground, runs.dataset, samples[fine]) == []
+    assert {start.networks for start in every.values()} == {6}
+    # Images come in another order to other networks, so that trained ones differ a little.
+    ours, theirs = (each["generated"].accuracy for each in (every, few))
+    assert ours[0] == pytest.approx(theirs[0] * 4 / 6)
+    assert ours[1] == pytest.approx(theirs[1] * 4 / 6, abs=0.05)
+    nearest_ones = evaluator.nearest_members(samples)
+    np.testing.assert_array_equal(nearest_ones[fine], evaluator.nearest_members(samples[fine]))
+    assert all((row == offered.train).all(axis=1).any() for row in nearest_ones)
+
+
 def test_every_time_has_the_rate_that_is_best_then() -> None:
     right = np.zeros((3, 4, 2, 10), bool)  # rate, network, time, image
     right[1, :, 0, ::2] = right[2, :, 1, ::2] = True  # images that choose
@@ -591,7 +634,7 @@ def reports(parted: tuple[Offered, Evaluator], noise: Curve) -> tuple[Report, ..
     average = evaluator.curve("average", {"2": offered.train[:10] / 2 + offered.train[1:11] / 2})
     landscape = {"hessian_trace": ([1.0, 2.0, 900.0], [3.0, 4.0])}
     cost = Cost(1.0, 0.001, 9.0, 0.5)
-    start = Start("generated", "digits", (0.003, 0.1), (0, 1), (0.5, 0.75), (0.1, 0.1))
+    start = Start("generated", "digits", (0.003, 0.1), (0, 1), (0.5, 0.75), (0.1, 0.1), 20)
     everything = Beside((average,), (start,), conditions, cost, landscape)
     seeds = np.arange(len(accuracy)) % 3
     rich = evaluate_samples(evaluator, offered.validation, seeds, "real", "", noise, everything)

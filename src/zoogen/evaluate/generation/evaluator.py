@@ -170,8 +170,13 @@ class Evaluator:
         return nearest(self.frame, networks, self._members, self._candidates)
 
     def nearest_members(self, weights: Float[np.ndarray, "n p"]) -> Float[np.ndarray, "n p"]:
-        """The training member nearest to each network, as it was trained."""
-        return self._train[self.neighbours(self.known(weights)).member]
+        """The training member nearest to each network, as it was trained; a random one where there
+        is none, for the network is not finite."""
+        values = checked(self.network.spec, weights)
+        usable = self.usable(values)
+        member = np.random.default_rng(0).integers(self.members, size=len(values))
+        member[usable] = self.neighbours(self.known(values[usable])).member
+        return self._train[member]
 
     # ------------------------------------------------------------------------------ what is real
     @cached_property

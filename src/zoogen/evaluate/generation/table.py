@@ -343,7 +343,8 @@ def _costs(reports: Sequence[Report]) -> list[str]:
         lines += [
             [f"{name}: {start.name}", start.data, *_after_training(start)] for name, start in starts
         ]
-        tables.append("Accuracy % after training (best learning rate)\n\n" + _markdown(lines))
+        words = f"Accuracy % after training {starts[0][1].networks} networks (best learning rate)"
+        tables.append(f"{words}\n\n{_markdown(lines)}")
     rows = cost_rows(reports)
     if len(rows) > 1:
         tables.append("Cost\n\n" + _markdown([rows[0], ["---"] * len(rows[0]), *rows[1:]]))

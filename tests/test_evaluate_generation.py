@@ -54,7 +54,7 @@ from zoogen.evaluate.generation.neighbours import aligned_distances, nearest, un
 from zoogen.evaluate.generation.protocol import _ensembles, judge
 from zoogen.evaluate.generation.starts import SCRATCH, _start, drawn
 from zoogen.evaluate.generation.table import (
-    _beside_real,
+    _of_real,
     _without_gain,
     generation_table,
     percent,
@@ -470,15 +470,25 @@ def test_gains_of_ensembles_are_told_beside_those_of_real_networks(
 ) -> None:
     rich = reports[0]
     ours, real, _ = rich.ensembles
-    assert real.of_real[:3] == pytest.approx((1, 1, 1))
-    assert ours.of_real[:3] == pytest.approx(np.divide(ours.gains, real.gains)[:3])
-    assert ours.of_real[0] == pytest.approx(1, abs=0.5)
+    assert ours.sizes == (2, 5, 10, 20)
+    for ratios in (real.gain_ratios, real.accuracy_ratios):
+        assert ratios[:3] == pytest.approx((1, 1, 1))
+    assert ours.gain_ratios[:3] == pytest.approx(np.divide(ours.gains, real.gains)[:3])
+    assert ours.accuracy_ratios[:3] == pytest.approx(
+        np.divide(ours.accuracies, real.accuracies)[:3]
+    )
+    assert ours.gain_ratios[0] == pytest.approx(1, abs=0.5)
+    assert ours.accuracy_ratios[2] == pytest.approx(1, abs=0.05)
     rows = [line.split("|")[1:-1] for line in generation_table([rich]).splitlines()]
     cells = {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows if len(row) == 4}
-    assert cells["… ÷ gain of 5 real nets; accuracy of the ensembles, %"][1:] == [
-        f"1.00; {percent(real.accuracies[1])}",
-        f"{ours.of_real[1]:.2f}; {percent(ours.accuracies[1])}",
-    ]
+    told = {
+        "gain of 10-net ensembles ÷ gain of 10 real nets": f"{ours.gain_ratios[2]:.3f}",
+        "accuracy of 10-net ensembles ÷ accuracy of 10 real nets": f"{ours.accuracy_ratios[2]:.3f}",
+    }
+    for name, ratio in told.items():
+        assert cells[name] == ["1", "1.000", ratio]
+    accuracies = [percent(each.accuracies[2]) for each in (real, ours)]
+    assert cells["accuracy of 10-net ensembles, %"][1:] == accuracies
 
 
 def test_no_ratio_to_a_gain_of_about_zero(runs: Runs) -> None:
@@ -487,11 +497,13 @@ def test_no_ratio_to_a_gain_of_about_zero(runs: Runs) -> None:
     alike = evaluator_of(runs, runs.weights[:30], one)
     noise = Curve("noise", (Point("0.1", 0.9, 0.9, 0.1),))
     found = _ensembles(alike, runs.weights[30:60], noise, alike.accuracies(runs.weights[30:60]))
-    assert [math.isnan(share) for share in found[0].of_real] == [True] * 4
+    assert [math.isnan(share) for share in found[0].gain_ratios] == [True] * 4
     assert found[0].gains[2] > 0
     report = SimpleNamespace(ensembles=found)
     assert "Ensembles of 2, 5, 10, 20 real networks gain" in _without_gain(report)[0]
-    assert _beside_real("generated", 10)(report) == f"–; {percent(found[0].accuracies[2])}"
+    assert _of_real("generated", 10, "gain_ratios")(report) == "–"
+    alone = alike.real_accuracies.mean()
+    assert found[0].accuracy_ratios[2] == pytest.approx(found[0].accuracies[2] / alone)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

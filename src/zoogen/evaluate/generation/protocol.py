@@ -361,16 +361,16 @@ def _ensembles(
 def _ensembles_of(
     evaluator: Evaluator, source: str, alone: np.ndarray, found: Mapping[int, Ensembled]
 ) -> Ensembles:
-    gains = tuple(each.gain for each in found.values())
-    real = [each.gain for each in evaluator.real_ensembled.values()]
+    pairs = list(zip(found.values(), evaluator.real_ensembled.values(), strict=True))
     return Ensembles(
-        source,
-        float(alone.mean()) if len(alone) else math.nan,
-        tuple(found),
-        gains,
-        tuple(
-            gain / other if other >= evaluator.one_image else math.nan
-            for gain, other in zip(gains, real, strict=True)
+        source=source,
+        alone=float(alone.mean()) if len(alone) else math.nan,
+        sizes=tuple(found),
+        gains=tuple(ours.gain for ours, _ in pairs),
+        gain_ratios=tuple(
+            ours.gain / real.gain if real.gain >= evaluator.one_image else math.nan
+            for ours, real in pairs
         ),
-        tuple(each.accuracy for each in found.values()),
+        accuracies=tuple(ours.accuracy for ours, _ in pairs),
+        accuracy_ratios=tuple(ours.accuracy / real.accuracy for ours, real in pairs),
     )

@@ -148,10 +148,18 @@ def _rows(reports: Sequence[Report]) -> Rows:
         )  # fmt: skip
     for size in reports[0].ensembles[0].sizes if reports[0].ensembles else ():
         rows[f"gain of {size}-net ensembles, points (of one noised net)"] = (
-            "as held-out", _ensemble("real", size), _generated_ensemble(size),
+            "as held-out", _ensemble("real", size, "gains"), _generated_gain(size),
         )  # fmt: skip
-        rows[f"… ÷ gain of {size} real nets; accuracy of the ensembles, %"] = (
-            "1; as held-out", _beside_real("real", size), _beside_real("generated", size),
+        rows[f"gain of {size}-net ensembles ÷ gain of {size} real nets"] = (
+            "1", _of_real("real", size, "gain_ratios"), _of_real("generated", size, "gain_ratios"),
+        )  # fmt: skip
+        rows[f"accuracy of {size}-net ensembles, %"] = (
+            "as held-out", _ensemble("real", size, "accuracies"),
+            _ensemble("generated", size, "accuracies"),
+        )  # fmt: skip
+        rows[f"accuracy of {size}-net ensembles ÷ accuracy of {size} real nets"] = (
+            "1", _of_real("real", size, "accuracy_ratios"),
+            _of_real("generated", size, "accuracy_ratios"),
         )  # fmt: skip
     for name in dict.fromkeys(c.name for report in reports for c in report.conditions):
         rows[f"requested against achieved {name} (shuffled, 97.5 %)"] = (
@@ -214,22 +222,16 @@ def _of_size(report: Report, source: str, size: int, quantity: str) -> float:
     )
 
 
-def _ensemble(source: str, size: int) -> Row:
-    return lambda report: percent(_of_size(report, source, size, "gains"))
+def _ensemble(source: str, size: int, quantity: str) -> Row:
+    return lambda report: percent(_of_size(report, source, size, quantity))
 
 
-def _beside_real(source: str, size: int) -> Row:
-    def of(report: Report) -> str:
-        share, accuracy = (
-            _of_size(report, source, size, quantity) for quantity in ("of_real", "accuracies")
-        )
-        return f"{number(share)}; {percent(accuracy)}"
-
-    return of
+def _of_real(source: str, size: int, quantity: str) -> Row:
+    return lambda report: number(_of_size(report, source, size, quantity), 3)
 
 
-def _generated_ensemble(size: int) -> Row:
-    ours, noised = _ensemble("generated", size), _ensemble("one net", size)
+def _generated_gain(size: int) -> Row:
+    ours, noised = (_ensemble(source, size, "gains") for source in ("generated", "one net"))
     return lambda report: f"{ours(report)} ({noised(report)})"
 
 
@@ -289,7 +291,7 @@ def _without_gain(report: Report) -> list[str]:
     """Sizes of ensembles that real networks do not gain by."""
     for found in report.ensembles:
         if found.source == "real":
-            kept = zip(found.sizes, found.of_real, strict=True)
+            kept = zip(found.sizes, found.gain_ratios, strict=True)
             none = [str(size) for size, share in kept if math.isnan(share)]
             return [
                 f"Ensembles of {', '.join(none)} real networks gain less than one test image, or "

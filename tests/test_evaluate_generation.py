@@ -50,8 +50,9 @@ from zoogen.evaluate.generation.copying import zu_score
 from zoogen.evaluate.generation.distinct import distinct
 from zoogen.evaluate.generation.diversity import effective_rank, random_pairs
 from zoogen.evaluate.generation.ensembles import ensembled
+from zoogen.evaluate.generation.judged import judge
 from zoogen.evaluate.generation.neighbours import aligned_distances, nearest, unit_distances
-from zoogen.evaluate.generation.protocol import _ensembles, judge
+from zoogen.evaluate.generation.protocol import _ensembles
 from zoogen.evaluate.generation.starts import SCRATCH, _start, drawn
 from zoogen.evaluate.generation.table import (
     _of_real,

@@ -5,20 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
-from zoogen.errors import ConfigError
 from zoogen.evaluate.generation.conditioning import Conditioned
 from zoogen.evaluate.generation.copying import copying, relative_distances
 from zoogen.evaluate.generation.cost import Cost
-from zoogen.evaluate.generation.distinct import Distinct
 from zoogen.evaluate.generation.diversity import diversity
 from zoogen.evaluate.generation.ensembles import SIZES, Ensembled
-from zoogen.evaluate.generation.evaluator import Evaluator, checked
-from zoogen.evaluate.generation.neighbours import Known, Nearest
+from zoogen.evaluate.generation.evaluator import Evaluator
+from zoogen.evaluate.generation.judged import Judged, by_seed, distinct_yield, judge
+from zoogen.evaluate.generation.neighbours import Nearest
 from zoogen.evaluate.generation.novelty import (
     Curve,
     Point,
@@ -31,15 +29,13 @@ from zoogen.evaluate.generation.report import (
     Landscape,
     Networks,
     Report,
-    Scaled,
-    SeedResults,
     Spread,
     spread_of,
 )
 from zoogen.evaluate.generation.starts import Start
 
 ENOUGH_SAMPLES, ENOUGH_SEEDS = 500, 3
-COLLAPSED = 0.5  # of the distance of real pairs, or of the samples that pass: less is told
+COLLAPSED = 0.5  # of the distance of real pairs, of the samples that pass, or of what is real
 
 
 @dataclass(frozen=True)
@@ -93,8 +89,7 @@ def evaluate_samples(
         The report. Its ``notes`` say what falls short of the protocol.
 
     Raises:
-        ConfigError: if there are no samples, they have another shape than the population, or
-            seeds are not one per sample.
+        ConfigError: see :func:`~zoogen.evaluate.generation.judged.judge`.
     """
     judged = judge(evaluator, weights, seeds, name)
     noise = evaluator.noise_curve() if noise is None else noise
@@ -160,94 +155,6 @@ def _judgement(
     )
 
 
-class Judged(NamedTuple):
-    """Networks and what an evaluator found of them.
-
-    Attributes:
-        weights: of all.
-        seeds: of the generator, one per network.
-        usable: those with finite weights and outputs.
-        accuracy: 0 where they are not.
-        known: of the usable ones.
-        finite: neighbours of the usable ones.
-        apart: which of the usable ones are no repetition of one before them.
-        found: neighbours of all, NaN for the others.
-    """
-
-    weights: Float[np.ndarray, "n p"]
-    seeds: Int[np.ndarray, " n"]
-    usable: Bool[np.ndarray, " n"]
-    accuracy: Float[np.ndarray, " n"]
-    known: Known
-    finite: Nearest
-    apart: Bool[np.ndarray, " u"]
-    found: Nearest
-
-
-def judge(
-    evaluator: Evaluator,
-    weights: Float[np.ndarray, "n p"],
-    seeds: Int[np.ndarray, " n"] | None = None,
-    name: str = "generator",
-) -> Judged:
-    """Accuracies and neighbours of samples; see :func:`evaluate_samples`.
-
-    Raises:
-        ConfigError: see there.
-    """
-    values = checked(evaluator.network.spec, weights)
-    seeds = np.zeros(len(values), int) if seeds is None else np.asarray(seeds)
-    if not len(values) or seeds.shape != (len(values),):
-        raise ConfigError(
-            f"evaluation of {name!r}: found {len(values)} samples and {seeds.size} seeds, expected "
-            "at least one sample and a seed for each"
-        )
-    usable = evaluator.usable(values)
-    known = evaluator.known(values[usable])
-    accuracy = np.zeros(len(values))
-    accuracy[usable] = 1 - known.wrong.mean(axis=1)
-    found = evaluator.neighbours(known)
-    apart, filled = evaluator.apart(known.placed), _filled(found, usable)
-    return Judged(values, seeds, usable, accuracy, known, found, apart, filled)
-
-
-def by_seed(evaluator: Evaluator, judged: Judged) -> tuple[SeedResults, ...]:
-    """The main figures for the samples of each seed."""
-    return tuple(
-        _of_seed(evaluator, judged, int(seed)) for seed in dict.fromkeys(judged.seeds.tolist())
-    )
-
-
-def scale_point(evaluator: Evaluator, judged: Judged) -> Scaled:
-    """What is told of a generator with so many training runs."""
-    real = evaluator.real_neighbours
-    passed = novelty_yield(judged.accuracy, judged.found, evaluator.real_accuracies, real)
-    zu, apart = copying(judged.finite, real).zu, distinct_yield(evaluator, judged)
-    return Scaled(evaluator.members, zu, apart, passed.nominal, by_seed(evaluator, judged))
-
-
-def distinct_yield(evaluator: Evaluator, judged: Judged) -> Distinct:
-    """Shares of the samples that differ from each other."""
-    return Distinct(
-        _distinct_share(evaluator, judged, np.ones(len(judged.usable), bool)),
-        evaluator.real_distinct,
-        float(judged.apart.mean()) if judged.apart.size else math.nan,
-        float(evaluator.real_apart.mean()),
-    )
-
-
-def _distinct_share(evaluator: Evaluator, judged: Judged, rows: Bool[np.ndarray, " n"]) -> float:
-    """Of some samples, the share that pass the gate and differ from each other."""
-    finite = rows[judged.usable]
-    found = evaluator.distinct(
-        judged.known.rows(finite),
-        judged.accuracy[rows & judged.usable],
-        Nearest(*(array[finite] for array in judged.finite)),
-        judged.apart[finite],
-    )
-    return float(found.sum()) / int(rows.sum())
-
-
 def _plain(evaluator: Evaluator, judged: Judged) -> Yield | None:
     """Yield with overlaps on the test images as they are, where the gate takes others."""
     if not evaluator.view.level:
@@ -298,18 +205,6 @@ def _recalibrated(evaluator: Evaluator, weights: np.ndarray) -> Spread | None:
     return spread_of(evaluator.recalibrated_accuracies(weights))
 
 
-def _filled(found: Nearest, usable: np.ndarray) -> Nearest:
-    """Neighbours of all samples, NaN for those that are not finite."""
-    member = np.full(len(usable), -1)
-    member[usable] = found.member
-    others = []
-    for values in found[1:]:
-        whole = np.full(len(usable), np.nan)
-        whole[usable] = values
-        others.append(whole)
-    return Nearest(member, *others)
-
-
 def _point(setting: str, accuracy: np.ndarray, found: Nearest, real: Nearest) -> Point:
     empty = not found.overlap.size
     return Point(
@@ -318,18 +213,6 @@ def _point(setting: str, accuracy: np.ndarray, found: Nearest, real: Nearest) ->
         float("nan") if empty else float(found.overlap.mean()),
         float("nan") if empty else float(np.median(relative_distances(found, real))),
     )
-
-
-def _of_seed(evaluator: Evaluator, judged: Judged, seed: int) -> SeedResults:
-    rows, real = judged.seeds == seed, evaluator.real_neighbours
-    accuracy, mine = judged.accuracy[rows], Nearest(*(array[rows] for array in judged.found))
-    copied = copying(Nearest(*(array[mine.member >= 0] for array in mine)), real)
-    return SeedResults(
-        seed=seed, samples=len(accuracy), accuracy=float(accuracy.mean()),
-        zu=copied.zu, distance_ratio=copied.distance_ratio, overlap=copied.overlap,
-        novel_yield=novelty_yield(accuracy, mine, evaluator.real_accuracies, real).all,
-        distinct_yield=_distinct_share(evaluator, judged, rows),
-    )  # fmt: skip
 
 
 def _networks(accuracy: np.ndarray, found: Nearest, real: Nearest) -> Networks:

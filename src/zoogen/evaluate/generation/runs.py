@@ -19,6 +19,7 @@ from zoogen.evaluate.generation.behaviour import wrong_predictions
 from zoogen.evaluate.generation.cost import Cost, training_seconds
 from zoogen.evaluate.generation.evaluator import NOISED, PREPARED, SIGMAS, Evaluator, exam_of
 from zoogen.evaluate.generation.fits import Fits, Samples, Values, generators_of
+from zoogen.evaluate.generation.judged import judge, scale_point
 from zoogen.evaluate.generation.measured import (
     Setting,
     conditions_of,
@@ -26,7 +27,7 @@ from zoogen.evaluate.generation.measured import (
     to_measure,
 )
 from zoogen.evaluate.generation.novelty import Curve
-from zoogen.evaluate.generation.protocol import Beside, evaluate_samples, judge, scale_point
+from zoogen.evaluate.generation.protocol import Beside, evaluate_samples
 from zoogen.evaluate.generation.report import Report, Scaled
 from zoogen.evaluate.generation.starts import EPOCHS, Start, compare_starts, drawn
 from zoogen.generators import (

@@ -51,15 +51,11 @@ from zoogen.evaluate.generation.distinct import distinct
 from zoogen.evaluate.generation.diversity import effective_rank, random_pairs
 from zoogen.evaluate.generation.ensembles import ensembled
 from zoogen.evaluate.generation.judged import judge
+from zoogen.evaluate.generation.measures import _of_real, percent
 from zoogen.evaluate.generation.neighbours import aligned_distances, nearest, unit_distances
 from zoogen.evaluate.generation.protocol import _ensembles
 from zoogen.evaluate.generation.starts import SCRATCH, _start, drawn
-from zoogen.evaluate.generation.table import (
-    _of_real,
-    _without_gain,
-    generation_table,
-    percent,
-)
+from zoogen.evaluate.generation.table import _without_gain, generation_table
 from zoogen.evaluate.generation.views import noisy
 from zoogen.generators import Parted, Population, conditioning_of
 from zoogen.generators.parts import SMALLEST

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
@@ -26,7 +25,7 @@ from zoogen.evaluate.generation.neighbours import CANDIDATES, Known, Nearest, ne
 from zoogen.evaluate.generation.novelty import Curve, Point, far_enough, passing
 from zoogen.evaluate.generation.views import NEAR, Exam, View, Wrong, choose_view
 from zoogen.generators.baselines import noisy_members
-from zoogen.generators.parts import SMALLEST, Parts
+from zoogen.generators.parts import SMALLEST
 from zoogen.merging import recompute_statistics
 from zoogen.networks import Network
 from zoogen.params import ParamSpec
@@ -43,20 +42,6 @@ def exam_of(dataset: Dataset) -> tuple[Exam, Images]:
     test, train = dataset.test, dataset.train.first(PROBES)
     statistics = dataset.mean, dataset.std
     return Exam(Images(test.images, *statistics), test.labels), Images(train.images, *statistics)
-
-
-class Offered(NamedTuple):
-    """All that a generator may see of a population.
-
-    Attributes:
-        network: the architecture.
-        train: flat weights that it is fitted on.
-        validation: flat weights on which it chooses its best step.
-    """
-
-    network: Network
-    train: Float[np.ndarray, "n p"]
-    validation: Float[np.ndarray, "v p"]
 
 
 class Evaluator:
@@ -331,30 +316,6 @@ class Evaluator:
             rows = np.flatnonzero(finite)
             finite[rows] = finite_outputs(self.network, weights[rows], images)
         return finite
-
-
-def separate(
-    network: Network,
-    weights: Float[np.ndarray, "m p"],
-    parts: Parts,
-    exam: Exam,
-    probes: Images,
-    candidates: int | None = CANDIDATES,
-) -> tuple[Offered, Evaluator]:
-    """Part a population into what generators may see and the evaluator that keeps the rest.
-
-    Args:
-        network: the architecture of all rows.
-        weights: of the population.
-        parts: see :func:`~zoogen.generators.parts.split_runs`.
-        exam, probes, candidates: see :class:`Evaluator`.
-
-    Raises:
-        ConfigError: see :class:`Evaluator`.
-    """
-    train, validation, held_out = (weights[rows] for rows in parts)
-    evaluator = Evaluator(network, train, held_out, exam, probes, candidates)
-    return Offered(network, train, validation), evaluator
 
 
 def checked(spec: ParamSpec, weights: Shaped[np.ndarray, "n p"]) -> Float[np.ndarray, "n p"]:

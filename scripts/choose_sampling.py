@@ -17,7 +17,7 @@ import numpy as np
 
 from zoogen.config import parse_options
 from zoogen.evaluate.generation.evaluator import Evaluator, exam_of
-from zoogen.evaluate.generation.protocol import judge, scale_point
+from zoogen.evaluate.generation.judged import judge, scale_point
 from zoogen.generators import open_run, parts_of
 from zoogen.population import use_all_cores
 from zoogen.zoo import open_zoo

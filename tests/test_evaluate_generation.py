@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -43,25 +44,24 @@ from zoogen.evaluate.generation import (
     to_json,
     training_seconds,
 )
+from zoogen.evaluate.generation import runs as judged_runs
 from zoogen.evaluate.generation.behaviour import finite_outputs, probabilities, wrong_overlap
 from zoogen.evaluate.generation.copying import zu_score
 from zoogen.evaluate.generation.distinct import distinct
 from zoogen.evaluate.generation.diversity import effective_rank, random_pairs
 from zoogen.evaluate.generation.ensembles import ensembled
+from zoogen.evaluate.generation.judged import judge
+from zoogen.evaluate.generation.measures import _of_real, percent
 from zoogen.evaluate.generation.neighbours import aligned_distances, nearest, unit_distances
-from zoogen.evaluate.generation.protocol import _ensembles, judge
-from zoogen.evaluate.generation.starts import SCRATCH, _start
-from zoogen.evaluate.generation.table import (
-    _beside_real,
-    _without_gain,
-    generation_table,
-    percent,
-)
+from zoogen.evaluate.generation.protocol import _ensembles
+from zoogen.evaluate.generation.starts import SCRATCH, _start, drawn
+from zoogen.evaluate.generation.table import _without_gain, generation_table
 from zoogen.evaluate.generation.views import noisy
 from zoogen.generators import Parted, Population, conditioning_of
 from zoogen.generators.parts import SMALLEST
 from zoogen.grid import expand
 from zoogen.networks import Network, build_network
+from zoogen.progress import silent
 from zoogen.symmetry import apply, balanced, random_element
 from zoogen.train import recipe_of, train_block, training_data
 from zoogen.zoo import open_zoo
@@ -189,7 +189,9 @@ def test_repetitions_of_new_networks_count_once(
     assert real.distinct.nominal == pytest.approx(real.novelty.nominal, rel=0.1)
     assert not real.collapsed
     held = judge(evaluator, offered.validation)
-    good = offered.validation[evaluator.distinct(held.known, held.accuracy, held.finite)]
+    good = offered.validation[
+        evaluator.distinct(held.known, held.accuracy, held.finite, held.apart)
+    ]
     spec, mean = offered.network.spec, evaluator.frame.place(offered.train).mean(axis=0)
     rng = np.random.default_rng(seed)
     cases = {  # samples, share that is distinct, word of the note
@@ -205,6 +207,49 @@ def test_repetitions_of_new_networks_count_once(
         assert found.notes[0].startswith(word)
         assert not share or found.novelty.all > 0.9, "yield alone does not see it"
         assert "(collapsed)" in generation_table([found])
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_repetitions_of_bad_networks_are_seen(
+    seed: int, parted: tuple[Offered, Evaluator], noise: Curve
+) -> None:
+    """They pass no gate, and pairs of them are far apart."""
+    offered, evaluator = parted
+    bad, spec = evaluator.noisy_members(1.0, 30, seed), offered.network.spec
+    cases = {"apart": (bad, 1.0), "repeated": (np.tile(bad[:5], (6, 1)), 5 / 30)}
+    for name, (samples, share) in cases.items():
+        moved = np.asarray(apply(spec, random_element(spec, seed, (len(samples),)), samples))
+        found = evaluate_samples(evaluator, moved, noise=noise)
+        assert found.novelty.all == found.distinct.share == 0
+        assert found.diversity.distance_ratio > 0.8
+        assert found.distinct.apart == pytest.approx(share)
+        assert found.distinct.real_apart > 0.9
+        assert found.collapsed == (name == "repeated")
+        assert found.collapsed == found.notes[0].startswith("repeats itself: 16.7 % of all")
+        [row] = [line for line in generation_table([found]).splitlines() if "good or not |" in line]
+        assert f"| {percent(share)}{' (collapsed)' * found.collapsed} |" in row
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_each_seed_has_a_distinct_yield(
+    seed: int, parted: tuple[Offered, Evaluator], noise: Curve
+) -> None:
+    """One seed repeats itself, one repeats the other, one does neither."""
+    offered, evaluator = parted
+    held = judge(evaluator, offered.validation)
+    good = offered.validation[
+        evaluator.distinct(held.known, held.accuracy, held.finite, held.apart)
+    ]
+    one, two = good[:4], good[4:8]
+    samples = np.concatenate([one, one, two, np.repeat(two[:1], 4, axis=0)])
+    seeds = np.arange(4).repeat(4)
+    order = np.random.default_rng(seed).permutation(len(samples))
+    found = evaluate_samples(evaluator, samples[order], seeds[order], noise=noise)
+    by_seed = {each.seed: each.distinct_yield for each in found.by_seed}
+    assert by_seed == {0: 1, 1: 1, 2: 1, 3: 0.25}
+    assert found.distinct.share == found.distinct.apart == 0.5
+    assert found.over_seeds("distinct_yield") == pytest.approx((13 / 16, 0.375))
+    assert "by itself |  |  | 81.25 ± 37.50 (4) |" in generation_table([found])
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -422,15 +467,25 @@ def test_gains_of_ensembles_are_told_beside_those_of_real_networks(
 ) -> None:
     rich = reports[0]
     ours, real, _ = rich.ensembles
-    assert real.of_real[:3] == pytest.approx((1, 1, 1))
-    assert ours.of_real[:3] == pytest.approx(np.divide(ours.gains, real.gains)[:3])
-    assert ours.of_real[0] == pytest.approx(1, abs=0.5)
+    assert ours.sizes == (2, 5, 10, 20)
+    for ratios in (real.gain_ratios, real.accuracy_ratios):
+        assert ratios[:3] == pytest.approx((1, 1, 1))
+    assert ours.gain_ratios[:3] == pytest.approx(np.divide(ours.gains, real.gains)[:3])
+    assert ours.accuracy_ratios[:3] == pytest.approx(
+        np.divide(ours.accuracies, real.accuracies)[:3]
+    )
+    assert ours.gain_ratios[0] == pytest.approx(1, abs=0.5)
+    assert ours.accuracy_ratios[2] == pytest.approx(1, abs=0.05)
     rows = [line.split("|")[1:-1] for line in generation_table([rich]).splitlines()]
     cells = {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows if len(row) == 4}
-    assert cells["… ÷ gain of 5 real nets; accuracy of the ensembles, %"][1:] == [
-        f"1.00; {percent(real.accuracies[1])}",
-        f"{ours.of_real[1]:.2f}; {percent(ours.accuracies[1])}",
-    ]
+    told = {
+        "gain of 10-net ensembles ÷ gain of 10 real nets": f"{ours.gain_ratios[2]:.3f}",
+        "accuracy of 10-net ensembles ÷ accuracy of 10 real nets": f"{ours.accuracy_ratios[2]:.3f}",
+    }
+    for name, ratio in told.items():
+        assert cells[name] == ["1", "1.000", ratio]
+    accuracies = [percent(each.accuracies[2]) for each in (real, ours)]
+    assert cells["accuracy of 10-net ensembles, %"][1:] == accuracies
 
 
 def test_no_ratio_to_a_gain_of_about_zero(runs: Runs) -> None:
@@ -439,11 +494,13 @@ def test_no_ratio_to_a_gain_of_about_zero(runs: Runs) -> None:
     alike = evaluator_of(runs, runs.weights[:30], one)
     noise = Curve("noise", (Point("0.1", 0.9, 0.9, 0.1),))
     found = _ensembles(alike, runs.weights[30:60], noise, alike.accuracies(runs.weights[30:60]))
-    assert [math.isnan(share) for share in found[0].of_real] == [True] * 4
+    assert [math.isnan(share) for share in found[0].gain_ratios] == [True] * 4
     assert found[0].gains[2] > 0
     report = SimpleNamespace(ensembles=found)
     assert "Ensembles of 2, 5, 10, 20 real networks gain" in _without_gain(report)[0]
-    assert _beside_real("generated", 10)(report) == f"–; {percent(found[0].accuracies[2])}"
+    assert _of_real("generated", 10, "gain_ratios")(report) == "–"
+    alone = alike.real_accuracies.mean()
+    assert found[0].accuracy_ratios[2] == pytest.approx(found[0].accuracies[2] / alone)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -522,6 +579,46 @@ def test_good_starts_are_ahead_of_scratch(runs: Runs, parted: tuple[Offered, Eva
         )
 
 
+def test_starts_are_drawn_from_all_samples() -> None:
+    rows, draws = np.arange(200, dtype=np.float32)[:, None], 400
+    found = np.concatenate([drawn(rows, 20, seed) for seed in range(draws)])[:, 0].astype(int)
+    assert all(len(set(each)) == 20 for each in found.reshape(draws, 20))
+    often = np.bincount(found, minlength=200)
+    assert (abs(often - draws / 10) < 5 * (draws * 0.1 * 0.9) ** 0.5).all()
+    np.testing.assert_array_equal(drawn(rows, 20), drawn(rows, 20))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_starts_that_are_not_finite_are_told_and_count(
+    seed: int, runs: Runs, parted: tuple[Offered, Evaluator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offered, evaluator = parted
+    samples = evaluator.noisy_members(0.1, 6, seed)
+    samples[seed], samples[seed + 2] = np.nan, 1e20  # finite, but what it says is not
+    fine = evaluator.usable(samples)
+    assert fine.sum() == 4
+    quick = partial(compare_starts, epochs=(0, 1), rates=(0.1,))
+    monkeypatch.setattr(judged_runs, "compare_starts", quick)
+    ground = SimpleNamespace(
+        evaluator=evaluator, reporter=silent, run=SimpleNamespace(zoo_config=CONFIG)
+    )
+    every, few = (
+        {start.name: start for start in judged_runs._starts(ground, runs.dataset, given, "x")}
+        for given in (samples, samples[fine])
+    )
+    [note] = judged_runs._not_finite(ground, runs.dataset, samples)
+    assert note.startswith("2 of 6 samples that are trained on digits are not finite")
+    assert judged_runs._not_finite(ground, runs.dataset, samples[fine]) == []
+    assert {start.networks for start in every.values()} == {6}
+    # Images come in another order to other networks, so that trained ones differ a little.
+    ours, theirs = (each["generated"].accuracy for each in (every, few))
+    assert ours[0] == pytest.approx(theirs[0] * 4 / 6)
+    assert ours[1] == pytest.approx(theirs[1] * 4 / 6, abs=0.05)
+    nearest_ones = evaluator.nearest_members(samples)
+    np.testing.assert_array_equal(nearest_ones[fine], evaluator.nearest_members(samples[fine]))
+    assert all((row == offered.train).all(axis=1).any() for row in nearest_ones)
+
+
 def test_every_time_has_the_rate_that_is_best_then() -> None:
     right = np.zeros((3, 4, 2, 10), bool)  # rate, network, time, image
     right[1, :, 0, ::2] = right[2, :, 1, ::2] = True  # images that choose
@@ -546,7 +643,7 @@ def reports(parted: tuple[Offered, Evaluator], noise: Curve) -> tuple[Report, ..
     average = evaluator.curve("average", {"2": offered.train[:10] / 2 + offered.train[1:11] / 2})
     landscape = {"hessian_trace": ([1.0, 2.0, 900.0], [3.0, 4.0])}
     cost = Cost(1.0, 0.001, 9.0, 0.5)
-    start = Start("generated", "digits", (0.003, 0.1), (0, 1), (0.5, 0.75), (0.1, 0.1))
+    start = Start("generated", "digits", (0.003, 0.1), (0, 1), (0.5, 0.75), (0.1, 0.1), 20)
     everything = Beside((average,), (start,), conditions, cost, landscape)
     seeds = np.arange(len(accuracy)) % 3
     rich = evaluate_samples(evaluator, offered.validation, seeds, "real", "", noise, everything)

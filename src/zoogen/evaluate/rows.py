@@ -100,3 +100,8 @@ def json_of(path: Path) -> Json:
         raise CorruptZooError(
             f"{path} is damaged: {error}; delete it and repeat `zoogen train-model`"
         ) from None
+
+
+def bytes_of(facts: Json) -> bytes:
+    """A table as it stands in a file; the counterpart of :func:`json_of`."""
+    return (json.dumps(facts, indent=1, allow_nan=False) + "\n").encode()

@@ -13,27 +13,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from zoogen.config.wording import nearest
 from zoogen.errors import ConfigError, ConflictError
+from zoogen.evaluate.begun import begin, refuse_other_files
 from zoogen.evaluate.config import RunConfig
 from zoogen.evaluate.inputs import refuse_mixed
 from zoogen.evaluate.memory import peak_bytes, reset_peak
 from zoogen.evaluate.problem import Problem
 from zoogen.evaluate.readers import Fitted, Options, Reader
-from zoogen.evaluate.rows import FACTS, ROWS, SAMPLES, Json, Run, open_run
+from zoogen.evaluate.rows import ROWS, Json, Run, bytes_of
 from zoogen.evaluate.scoring import CHOOSES, scores
 from zoogen.evaluate.table import READERS_OF
 from zoogen.evaluate.targets import Asks
-from zoogen.evaluate.tasks import IDENTITY, Task, blind, task_of
+from zoogen.evaluate.tasks import Task, blind, task_of
 from zoogen.evaluate.tuning import trials_of
 from zoogen.progress import Advance, Reporter, silent
 from zoogen.provenance import provenance
-from zoogen.store.disk import LOCK, now, replace_file, storage_errors, writer_lock
+from zoogen.store.disk import now, replace_file, storage_errors, writer_lock
 from zoogen.zoo import Zoo
 
-FORMAT = 1
 BASELINES: Mapping[Asks, tuple[str, ...]] = {
     "network": ("mean", "hyper-parameters"), "update": ("zero",), "edit": ("zero", "floor"),
 }  # fmt: skip
@@ -75,10 +74,10 @@ def train_models(
     chosen = _chosen(config, task, usual if readers is None else readers)
     folder = Path(out)
     with storage_errors(folder):
-        _refuse_other_files(folder)
+        refuse_other_files(folder)
         (folder / ROWS).mkdir(parents=True, exist_ok=True)
     with writer_lock(folder), storage_errors(folder):
-        run = _begin(folder, config, zoo, task, chosen)
+        run = begin(folder, config, zoo, task, chosen)
         budgets = {name: _budget(config, task, name, reader) for name, reader in chosen.items()}
         left = _left(run, config, budgets)
         with (reporter if left else silent)("train-model", left, "fits") as advance:
@@ -105,102 +104,6 @@ def _chosen(config: RunConfig, task: Task, table: Mapping[str, Reader]) -> dict[
         if not reader.mixed:
             refuse_mixed(task.problem.samples, name)
     return chosen
-
-
-def _refuse_other_files(folder: Path) -> None:
-    if not folder.exists() or (folder / FACTS).exists():
-        return
-    if not folder.is_dir():
-        raise ConflictError(f"{folder} is a file, expected a directory; choose another --out")
-    odd = sorted({p.name for p in folder.iterdir()} - {LOCK, ROWS, SAMPLES, f"{FACTS}.partial"})
-    if odd:
-        raise ConflictError(
-            f"{folder} holds {odd[0]!r} and is no run of `zoogen train-model`; choose another --out"
-        )
-
-
-def _begin(
-    folder: Path, config: RunConfig, zoo: Zoo, task: Task, readers: Mapping[str, Reader]
-) -> Run:
-    """Write what the run is; refuse a directory of another one."""
-    facts: Json = {
-        "format": FORMAT,
-        "identity": config.identity(),
-        "zoo": {"name": zoo.name, "content_hash": zoo.reader.manifest.content_hash()},
-        "config": config.model_dump(mode="json"),
-        "task": task.facts(),
-        "readers": {name: reader.definition for name, reader in readers.items()},
-        "weights": {name: task.weights_for(reader) for name, reader in readers.items()},
-        "created": now(),
-    }
-    if (folder / FACTS).exists():
-        earlier = open_run(folder).facts
-        _refuse_other_run(folder, earlier, facts)
-        _refuse_other_sides(folder, task.problem)
-        facts["created"] = earlier["created"]
-        for key in ("readers", "weights"):
-            facts[key] = {**earlier.get(key, {}), **facts[key]}
-    replace_file(folder / SAMPLES, _samples_file(task.problem))
-    replace_file(folder / FACTS, _bytes(facts))
-    return Run(folder, facts)
-
-
-def _refuse_other_run(folder: Path, earlier: Json, facts: Json) -> None:
-    if earlier["zoo"]["content_hash"] != facts["zoo"]["content_hash"]:
-        one, two = (f["zoo"]["content_hash"][:12] for f in (earlier, facts))
-        raise ConflictError(
-            f"{folder} holds rows of zoo {earlier['zoo']['name']!r} with content {one}, found "
-            f"{facts['zoo']['name']!r} with content {two}; choose another --out"
-        )
-    if earlier["identity"] != facts["identity"]:
-        keys = [
-            f"{section}.{key}"
-            for section in ("task", "split", "training", "tuning")
-            for key, value in facts["config"][section].items()
-            if earlier["config"][section].get(key) != value and key != "trials"
-        ]
-        raise ConflictError(
-            f"{folder} holds rows of another config ({', '.join(keys)} differ); only readers, "
-            "seeds and tuning.trials may change in a run; choose another --out"
-        )
-    if earlier["task"]["architectures"] != facts["task"]["architectures"]:
-        raise ConflictError(
-            f"{folder} holds rows of another version of zoogen, which gave padded weights to all "
-            "readers; choose another --out"
-        )
-
-
-def _refuse_other_sides(folder: Path, problem: Problem) -> None:
-    """Rows by a version that dealt out the same samples otherwise are not to be compared."""
-    file = folder / SAMPLES
-    if not file.exists():
-        return
-    columns = ["side", "target"] if problem.targets.shape[1] == 1 else ["side"]
-    earlier, found = (
-        pd.read_parquet(source)[[*IDENTITY, *columns]]
-        for source in (file, io.BytesIO(_samples_file(problem)))
-    )
-    if not earlier.equals(found):
-        raise ConflictError(
-            f"{folder} holds rows on other samples, sides or targets, although its config is the "
-            "same: another version of zoogen made them; choose another --out"
-        )
-
-
-def _samples_file(problem: Problem) -> bytes:
-    table = problem.samples.table[[*IDENTITY, "unit"]].copy()
-    table["side"] = ""
-    for side in ("train", "validation", "test"):
-        table.loc[getattr(problem.split, side), "side"] = side
-    if problem.targets.shape[1] == 1:
-        table["target"] = problem.targets[:, 0]
-    buffer = io.BytesIO()
-    table.to_parquet(buffer, index=False)
-    return buffer.getvalue()
-
-
-def _bytes(facts: Json) -> bytes:
-    return (json.dumps(facts, indent=1, allow_nan=False) + "\n").encode()
 
 
 # --------------------------------------------------------------------------------------- one reader
@@ -305,7 +208,7 @@ def _new_row(
     }
     path = run.row_path(name, trial, seed)
     replace_file(path.with_suffix(".npz"), _predictions_file(problem, fitted))
-    replace_file(path, _bytes(row))
+    replace_file(path, bytes_of(row))
     return row
 
 

@@ -8,14 +8,10 @@ reports on one or several generators as a page of pictures, a table and a JSON f
 from zoogen.evaluate.generation.behaviour import Images
 from zoogen.evaluate.generation.conditioning import Conditioned, class_agreement, rank_agreement
 from zoogen.evaluate.generation.cost import Cost, training_seconds
-from zoogen.evaluate.generation.evaluator import (
-    Evaluator,
-    Offered,
-    exam_of,
-    separate,
-)
+from zoogen.evaluate.generation.evaluator import Evaluator, exam_of
 from zoogen.evaluate.generation.files import render
 from zoogen.evaluate.generation.novelty import Curve, Gain, Point, gain_at_equal_novelty
+from zoogen.evaluate.generation.offered import Offered, separate
 from zoogen.evaluate.generation.protocol import Beside, evaluate_samples
 from zoogen.evaluate.generation.report import Report, from_json, to_json
 from zoogen.evaluate.generation.runs import evaluate_runs

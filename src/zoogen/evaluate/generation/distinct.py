@@ -1,4 +1,4 @@
-"""Distinct networks: how many of those that pass the gate differ from each other, too."""
+"""Distinct networks: how many differ from each other, of all and of those that pass the gate."""
 
 from __future__ import annotations
 
@@ -16,15 +16,19 @@ CLOSEST = 16  # of those that count already, the nearest by units are matched
 
 @dataclass(frozen=True)
 class Distinct:
-    """Shares of networks that are good, new, and no repetition of one another.
+    """Shares of networks that are no repetition of one another.
 
     Attributes:
-        share: of the generated.
-        nominal: of the held-out members: what a perfect generator gets.
+        share: of the generated that are good and new, too.
+        nominal: the same of the held-out members: what a perfect generator gets.
+        apart: of all finite generated networks, good or not; NaN where there is none.
+        real_apart: of all held-out members.
     """
 
     share: float
     nominal: float
+    apart: float
+    real_apart: float
 
 
 def distinct(

@@ -1,4 +1,4 @@
-"""One page of pictures: reports on generators beside held-out members and the noise curve."""
+"""Pictures of reports on generators, a panel each: beside held-out members and baselines."""
 
 from __future__ import annotations
 
@@ -13,22 +13,13 @@ from jaxtyping import Float
 from zoogen.evaluate.generation.conditioning import Conditioned
 from zoogen.evaluate.generation.report import Report, over_seeds
 from zoogen.evaluate.generation.starts import SCRATCH
-from zoogen.evaluate.generation.table import cost_rows
-from zoogen.report.canvas import GREY, head_line, place, style
+from zoogen.report.canvas import GREY
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
 
 Panel = Callable[["Axes"], None]
 Reports = Sequence[Report]
-
-# In inches.
-_COLUMNS, _SIDE, _ACROSS, _DOWN = 4, 2.3, 3.1, 3.0
-_LEFT, _TOP = 0.75, 0.95  # above the panels without the legend
-_LINE, _LETTER, _HANDLE = 0.17, 0.062, 0.55  # of the legend: a line, a letter, a sample of a line
-_COST, _UNDER = 0.2, 0.3  # height of a line of the cost table, and of what is around it
 
 # Okabe & Ito (2008), *Color universal design*, and two of Tol (2021), *Colour schemes*.
 COLOURS = (
@@ -37,40 +28,13 @@ COLOURS = (
 REAL = "#222222"
 DASHES = ("--", ":", "-.")
 MARKERS = (".", "v", "s", "^", "D", "x", "+", "1")  # of baselines
-NAMED = 3  # generators that the title names
 _DOTS: dict[str, Any] = {"s": 5, "alpha": 0.35, "linewidths": 0}
 _START_LINES = {"nearest": "--", SCRATCH: ":"}
 _SCALING = {"zu": ("ZU, ideal: 0", 1.0), "novel_yield": ("Yield %, black: held-out", 100.0)}
 
 
-def page(reports: Reports) -> Figure:
-    """All pictures; what was not measured is left out.
-
-    Raises:
-        ConfigError: if matplotlib is missing.
-    """
-    with style():
-        from matplotlib.figure import Figure
-
-        panels, costs = _panels(reports), cost_rows(reports)
-        rows = math.ceil(len(panels) / _COLUMNS)
-        foot = _COST * len(costs) + _UNDER if len(costs) > 1 else 0.0
-        width = _LEFT + _COLUMNS * _ACROSS
-        handles = _handles(reports)
-        top = _TOP + _LINE * math.ceil(len(handles) / _legend_columns(handles, width))
-        height = top + rows * _DOWN + foot
-        figure = Figure(figsize=(width, height))
-        _head(figure, reports, handles)
-        for number, panel in enumerate(panels):
-            row, column = divmod(number, _COLUMNS)
-            bottom = height - top - row * _DOWN - _SIDE
-            panel(place(figure, _LEFT + column * _ACROSS, bottom, _SIDE, _SIDE))
-        if foot:
-            _cost_table(place(figure, _LEFT, 0.15, width - 2 * _LEFT, foot - _UNDER), costs)
-        return figure
-
-
-def _panels(reports: Reports) -> list[Panel]:
+def panels(reports: Reports) -> list[Panel]:
+    """All pictures; what was not measured is left out."""
     every: list[Panel] = [
         partial(of, reports=reports)
         for of in (_accuracies, _plane, _distances, _overlaps, _diversity, _yields, _ensembles)
@@ -86,63 +50,18 @@ def _panels(reports: Reports) -> list[Panel]:
     return every
 
 
-def _head(figure: Figure, reports: Reports, handles: list[Line2D]) -> None:
-    first, count = reports[0], len(reports)
-    names = ", ".join(report.name for report in reports)
-    facts = [f"{len(first.held_out.accuracy)} held-out members", f"overlaps on {first.view}"]
-    title = f"Generated weights: {names if count <= NAMED else f'{count} generators'}"
-    head_line(figure, title, facts)
-    width, height = figure.get_size_inches()
-    figure.legend(
-        handles=handles, loc="upper left", bbox_to_anchor=(0.15 / width, 1 - 0.57 / height),
-        ncols=_legend_columns(handles, width), frameon=False, fontsize=8, borderpad=0,
-        borderaxespad=0, labelspacing=0.3,
-    )  # fmt: skip
-
-
-def _handles(reports: Reports) -> list[Line2D]:
-    """Held-out members, generators, baselines, with all that a legend says of them."""
-    from matplotlib.lines import Line2D
-
-    handles = [Line2D([], [], color=REAL, label="held-out members", linewidth=2)]
-    handles += [
-        Line2D([], [], color=_colour(k), label=_label(report), linewidth=2)
-        for k, report in enumerate(reports)
-    ]
-    return handles + [
-        Line2D(
-            [],
-            [],
-            color=GREY,
-            linestyle=_dash(k),
-            marker=_marker(k),
-            markersize=4,
-            label=f"baseline: {curve.name}",
-        )
-        for k, curve in enumerate(reports[0].curves)
-    ]
-
-
-def _label(report: Report) -> str:
-    fits = f", {report.fits} fits" if report.fits > 1 else ""
-    return f"{report.name} ({report.samples} samples{fits})"
-
-
-def _legend_columns(handles: list[Line2D], width: float) -> int:
-    """As many as fit, all as wide as the longest label."""
-    longest = max(len(str(handle.get_label())) for handle in handles)
-    return max(1, int((width - 0.3) / (_HANDLE + _LETTER * longest)))
-
-
-def _colour(number: int) -> str:
+def colour_of(number: int) -> str:
+    """Of a generator, by its place among the reports."""
     return COLOURS[number % len(COLOURS)]
 
 
-def _dash(number: int) -> str:
+def dash_of(number: int) -> str:
+    """Of the line of a baseline, by its place among the curves."""
     return DASHES[number % len(DASHES)]
 
 
-def _marker(number: int) -> str:
+def marker_of(number: int) -> str:
+    """Of the settings of a baseline, by its place among the curves."""
     return MARKERS[number % len(MARKERS)]
 
 
@@ -156,7 +75,7 @@ def _accuracies(axes: Axes, reports: Reports) -> None:
     """Every network as a dot, quantiles 10, 50 and 90 % as a bar."""
     rng = np.random.default_rng(0)
     sides = [(reports[0].held_out.accuracy, REAL)]
-    sides += [(r.generated.accuracy, _colour(k)) for k, r in enumerate(reports)]
+    sides += [(r.generated.accuracy, colour_of(k)) for k, r in enumerate(reports)]
     for row, (accuracy, colour) in enumerate(sides):
         values = 100 * np.asarray(accuracy)
         axes.scatter(values, row + rng.uniform(-0.3, 0.3, values.size), color=colour, **_DOTS)
@@ -175,7 +94,7 @@ def _plane(axes: Axes, reports: Reports) -> None:
         overlap = [point.overlap for point in curve.points]
         accuracy = [100 * point.accuracy for point in curve.points]
         axes.plot(
-            overlap, accuracy, color=GREY, linestyle=_dash(k), marker=_marker(k), markersize=4,
+            overlap, accuracy, color=GREY, linestyle=dash_of(k), marker=marker_of(k), markersize=4,
             linewidth=1,
         )  # fmt: skip
         for point in curve.points if len(curve.points) > 1 else ():
@@ -189,7 +108,7 @@ def _plane(axes: Axes, reports: Reports) -> None:
     axes.plot(*real, "*", color=REAL, markersize=11)
     for k, report in enumerate(reports):
         at = report.place.overlap, 100 * report.place.accuracy
-        axes.plot(*at, "o", color=_colour(k), markersize=7, markeredgecolor="white")
+        axes.plot(*at, "o", color=colour_of(k), markersize=7, markeredgecolor="white")
     axes.invert_xaxis()
     axes.set_title("Accuracy and novelty: best up right")
     axes.set_xlabel("overlap of wrong predictions with training")
@@ -206,7 +125,7 @@ def _histograms(axes: Axes, reports: Reports, of: str, title: str, words: str) -
     for k, values in enumerate(sides):
         kind: dict[str, Any] = {"histtype": "stepfilled", "color": REAL, "alpha": 0.25}
         if k:
-            kind = {"histtype": "step", "color": _colour(k - 1), "linewidth": 1.4}
+            kind = {"histtype": "step", "color": colour_of(k - 1), "linewidth": 1.4}
         if values.size:
             axes.hist(
                 values, bins=bins.tolist(), weights=np.full(values.size, 100 / values.size), **kind
@@ -236,7 +155,7 @@ def _diversity(axes: Axes, reports: Reports) -> None:
         found = report.diversity
         ratios = [found.distance_ratio, found.overlap_ratio, found.rank_ratio]
         ratios += [found.spread_ratio.get(name, math.nan) for name in tensors]
-        axes.plot(ratios, range(len(ratios)), "o", color=_colour(k), markersize=4, alpha=0.8)
+        axes.plot(ratios, range(len(ratios)), "o", color=colour_of(k), markersize=4, alpha=0.8)
     axes.axvline(1, color=REAL, linewidth=0.8)
     right = max(1.3, axes.get_xlim()[1])
     axes.set_xlim(-0.9 * right, right)  # the left half holds the words
@@ -257,7 +176,7 @@ def _yields(axes: Axes, reports: Reports) -> None:
         found = report.novelty
         gates = found.accurate, found.distant, found.different
         shares = 100 * np.array([found.all, report.distinct.share, *gates])
-        axes.bar(np.arange(5) + (k + 0.5) * width - 0.4, shares, width, color=_colour(k))
+        axes.bar(np.arange(5) + (k + 0.5) * width - 0.4, shares, width, color=colour_of(k))
     for column, nominal in enumerate((reports[0].novelty.nominal, reports[0].distinct.nominal)):
         axes.plot([column - 0.4, column + 0.4], [100 * nominal] * 2, color=REAL, linewidth=2)
     axes.set_ylim(0, 105)
@@ -271,7 +190,7 @@ def _ensembles(axes: Axes, reports: Reports) -> None:
         for found in report.ensembles:
             if found.source == "real" and k:
                 continue
-            colour = REAL if found.source == "real" else _colour(k)
+            colour = REAL if found.source == "real" else colour_of(k)
             line = "--" if found.source.startswith("one net") else "-"
             accuracy = 100 * (found.alone + np.array([0, *found.gains]))
             sizes = [1, *found.sizes]
@@ -285,7 +204,7 @@ def _starts(axes: Axes, reports: Reports, data: str) -> None:
     """Trained on from samples and from their nearest training members; scratch once."""
     first = next(report for report in reports if report.starts)
     shown = [
-        (start, REAL if start.name == SCRATCH else _colour(k))
+        (start, REAL if start.name == SCRATCH else colour_of(k))
         for k, report in enumerate(reports)
         for start in report.starts
         if start.data == data and (start.name != SCRATCH or report is first)
@@ -310,7 +229,7 @@ def _scaling(axes: Axes, reports: Reports, of: str) -> None:
     for k, points in curves:
         mean, deviation = scale * np.array([over_seeds(p.by_seed, of) for p in points]).T
         axes.errorbar(
-            [point.members for point in points], mean, np.nan_to_num(deviation), color=_colour(k),
+            [point.members for point in points], mean, np.nan_to_num(deviation), color=colour_of(k),
             marker="o", markersize=4, capsize=2, linewidth=1.2,
         )  # fmt: skip
     nominal = {point.members: point.nominal for _, points in curves for point in points}
@@ -326,7 +245,7 @@ def _landscape(axes: Axes, reports: Reports, metric: str) -> None:
     """Held-out members, then each generator in its colour."""
     found = [(k, m) for k, r in enumerate(reports) for m in r.landscape if m.metric == metric]
     sides = [_finite(found[0][1].real), *(_finite(m.generated) for _, m in found)]
-    colours = [REAL, *(_colour(k) for k, _ in found)]
+    colours = [REAL, *(colour_of(k) for k, _ in found)]
     rng = np.random.default_rng(0)
     for k, (values, colour) in enumerate(zip(sides, colours, strict=True)):
         axes.scatter(k + rng.uniform(-0.25, 0.25, values.size), values, color=colour, **_DOTS)
@@ -371,13 +290,3 @@ def _condition(axes: Axes, report: Report, condition: Conditioned) -> None:
     )
     read = not math.isnan(condition.ceiling)
     axes.set_ylabel(f"read from weights, ≤ {condition.ceiling:.2f}" if read else "achieved")
-
-
-def _cost_table(axes: Axes, rows: list[list[str]]) -> None:
-    axes.axis("off")
-    axes.set_title("Cost, beside simply training fresh networks", loc="left")
-    table = axes.table(rows[1:], colLabels=rows[0], loc="lower left", cellLoc="right")
-    table.auto_set_font_size(False)
-    table.set_fontsize(8)
-    for cell in table.get_celld().values():
-        cell.set_linewidth(0.3)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
@@ -26,7 +25,7 @@ from zoogen.evaluate.generation.neighbours import CANDIDATES, Known, Nearest, ne
 from zoogen.evaluate.generation.novelty import Curve, Point, far_enough, passing
 from zoogen.evaluate.generation.views import NEAR, Exam, View, Wrong, choose_view
 from zoogen.generators.baselines import noisy_members
-from zoogen.generators.parts import SMALLEST, Parts
+from zoogen.generators.parts import SMALLEST
 from zoogen.merging import recompute_statistics
 from zoogen.networks import Network
 from zoogen.params import ParamSpec
@@ -35,7 +34,7 @@ PROBES = 200  # images on which functions are compared
 SIGMAS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.2)
 NOISED = 100  # networks of each size of noise
 ENSEMBLED = 200  # networks that ensembles are drawn from
-PREPARED = ("frame", "view", "_members", "real", "real_neighbours", "real_distinct")
+PREPARED = ("frame", "view", "_members", "real", "real_neighbours", "real_apart", "real_distinct")
 
 
 def exam_of(dataset: Dataset) -> tuple[Exam, Images]:
@@ -43,20 +42,6 @@ def exam_of(dataset: Dataset) -> tuple[Exam, Images]:
     test, train = dataset.test, dataset.train.first(PROBES)
     statistics = dataset.mean, dataset.std
     return Exam(Images(test.images, *statistics), test.labels), Images(train.images, *statistics)
-
-
-class Offered(NamedTuple):
-    """All that a generator may see of a population.
-
-    Attributes:
-        network: the architecture.
-        train: flat weights that it is fitted on.
-        validation: flat weights on which it chooses its best step.
-    """
-
-    network: Network
-    train: Float[np.ndarray, "n p"]
-    validation: Float[np.ndarray, "v p"]
 
 
 class Evaluator:
@@ -170,8 +155,13 @@ class Evaluator:
         return nearest(self.frame, networks, self._members, self._candidates)
 
     def nearest_members(self, weights: Float[np.ndarray, "n p"]) -> Float[np.ndarray, "n p"]:
-        """The training member nearest to each network, as it was trained."""
-        return self._train[self.neighbours(self.known(weights)).member]
+        """The training member nearest to each network, as it was trained; a random one where there
+        is none, for the network is not finite."""
+        values = checked(self.network.spec, weights)
+        usable = self.usable(values)
+        member = np.random.default_rng(0).integers(self.members, size=len(values))
+        member[usable] = self.neighbours(self.known(values[usable])).member
+        return self._train[member]
 
     # ------------------------------------------------------------------------------ what is real
     @cached_property
@@ -205,27 +195,46 @@ class Evaluator:
         """Neighbours of the held-out members among the training members."""
         return self.neighbours(self.real)
 
+    def apart(self, placed: Float[np.ndarray, "n p"]) -> Bool[np.ndarray, " n"]:
+        """Which networks are as far from each one before them that counts as from training members;
+        see :func:`~zoogen.evaluate.generation.distinct.distinct`.
+
+        Args:
+            placed: finite weights in the common frame.
+        """
+        return distinct(self.network.spec, placed, far_enough(self.real_neighbours))
+
     def distinct(
-        self, networks: Known, accuracy: Float[np.ndarray, " n"], found: Nearest
+        self,
+        networks: Known,
+        accuracy: Float[np.ndarray, " n"],
+        found: Nearest,
+        apart: Bool[np.ndarray, " n"],
     ) -> Bool[np.ndarray, " n"]:
-        """Which networks pass the gate and are as far from each one before them that does as from
-        training members; see :func:`~zoogen.evaluate.generation.distinct.distinct`.
+        """Which networks pass the gate and are apart from each one before them that does.
 
         Args:
             networks: finite ones.
             accuracy: of the same.
             found: their neighbours.
+            apart: which of them, and of others that do not stand here, are apart from all before
+                them: where all that pass are, none is compared again.
         """
         good = passing(accuracy, found, self.real_accuracies, self.real_neighbours)
-        least = far_enough(self.real_neighbours)
-        good[good] = distinct(self.network.spec, networks.placed[good], least)
+        if not apart[good].all():
+            good[good] = self.apart(networks.placed[good])
         return good
+
+    @cached_property
+    def real_apart(self) -> Bool[np.ndarray, " h"]:
+        """Which held-out members are apart from those before them."""
+        return self.apart(self.real.placed)
 
     @cached_property
     def real_distinct(self) -> float:
         """Share of the held-out members that pass the gate and differ from each other."""
         real = self.real, self.real_accuracies, self.real_neighbours
-        return float(self.distinct(*real).mean())
+        return float(self.distinct(*real, self.real_apart).mean())
 
     @property
     def real_accuracies(self) -> Float[np.ndarray, " h"]:
@@ -307,30 +316,6 @@ class Evaluator:
             rows = np.flatnonzero(finite)
             finite[rows] = finite_outputs(self.network, weights[rows], images)
         return finite
-
-
-def separate(
-    network: Network,
-    weights: Float[np.ndarray, "m p"],
-    parts: Parts,
-    exam: Exam,
-    probes: Images,
-    candidates: int | None = CANDIDATES,
-) -> tuple[Offered, Evaluator]:
-    """Part a population into what generators may see and the evaluator that keeps the rest.
-
-    Args:
-        network: the architecture of all rows.
-        weights: of the population.
-        parts: see :func:`~zoogen.generators.parts.split_runs`.
-        exam, probes, candidates: see :class:`Evaluator`.
-
-    Raises:
-        ConfigError: see :class:`Evaluator`.
-    """
-    train, validation, held_out = (weights[rows] for rows in parts)
-    evaluator = Evaluator(network, train, held_out, exam, probes, candidates)
-    return Offered(network, train, validation), evaluator
 
 
 def checked(spec: ParamSpec, weights: Shaped[np.ndarray, "n p"]) -> Float[np.ndarray, "n p"]:

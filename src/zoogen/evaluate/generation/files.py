@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from zoogen.errors import ConfigError, StorageError
-from zoogen.evaluate.generation.draw import page
+from zoogen.evaluate.generation.page import page
 from zoogen.evaluate.generation.report import Report, by_population, to_json
 from zoogen.evaluate.generation.table import generation_table
 from zoogen.report.canvas import save

@@ -42,7 +42,7 @@ class Known(NamedTuple):
     wrong: Bool[np.ndarray, "m b"]
     hard: Bool[np.ndarray, "m v"]
 
-    def rows(self, rows: slice) -> Known:
+    def rows(self, rows: slice | Bool[np.ndarray, " m"]) -> Known:
         """Some of the networks."""
         return Known(*(array[rows] for array in self))
 

@@ -5,20 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
-from zoogen.errors import ConfigError
 from zoogen.evaluate.generation.conditioning import Conditioned
 from zoogen.evaluate.generation.copying import copying, relative_distances
 from zoogen.evaluate.generation.cost import Cost
-from zoogen.evaluate.generation.distinct import Distinct
 from zoogen.evaluate.generation.diversity import diversity
 from zoogen.evaluate.generation.ensembles import SIZES, Ensembled
-from zoogen.evaluate.generation.evaluator import Evaluator, checked
-from zoogen.evaluate.generation.neighbours import Known, Nearest
+from zoogen.evaluate.generation.evaluator import Evaluator
+from zoogen.evaluate.generation.judged import Judged, by_seed, distinct_yield, judge
+from zoogen.evaluate.generation.neighbours import Nearest
 from zoogen.evaluate.generation.novelty import (
     Curve,
     Point,
@@ -31,15 +29,13 @@ from zoogen.evaluate.generation.report import (
     Landscape,
     Networks,
     Report,
-    Scaled,
-    SeedResults,
     Spread,
     spread_of,
 )
 from zoogen.evaluate.generation.starts import Start
 
 ENOUGH_SAMPLES, ENOUGH_SEEDS = 500, 3
-COLLAPSED = 0.5  # of the distance of real pairs, or of the samples that pass: less is told
+COLLAPSED = 0.5  # of the distance of real pairs, of the samples that pass, or of what is real
 
 
 @dataclass(frozen=True)
@@ -93,8 +89,7 @@ def evaluate_samples(
         The report. Its ``notes`` say what falls short of the protocol.
 
     Raises:
-        ConfigError: if there are no samples, they have another shape than the population, or
-            seeds are not one per sample.
+        ConfigError: see :func:`~zoogen.evaluate.generation.judged.judge`.
     """
     judged = judge(evaluator, weights, seeds, name)
     noise = evaluator.noise_curve() if noise is None else noise
@@ -160,76 +155,6 @@ def _judgement(
     )
 
 
-class Judged(NamedTuple):
-    """Networks and what an evaluator found of them.
-
-    Attributes:
-        weights: of all.
-        seeds: of the generator, one per network.
-        usable: those with finite weights and outputs.
-        accuracy: 0 where they are not.
-        known: of the usable ones.
-        finite: neighbours of the usable ones.
-        found: neighbours of all, NaN for the others.
-    """
-
-    weights: Float[np.ndarray, "n p"]
-    seeds: Int[np.ndarray, " n"]
-    usable: Bool[np.ndarray, " n"]
-    accuracy: Float[np.ndarray, " n"]
-    known: Known
-    finite: Nearest
-    found: Nearest
-
-
-def judge(
-    evaluator: Evaluator,
-    weights: Float[np.ndarray, "n p"],
-    seeds: Int[np.ndarray, " n"] | None = None,
-    name: str = "generator",
-) -> Judged:
-    """Accuracies and neighbours of samples; see :func:`evaluate_samples`.
-
-    Raises:
-        ConfigError: see there.
-    """
-    values = checked(evaluator.network.spec, weights)
-    seeds = np.zeros(len(values), int) if seeds is None else np.asarray(seeds)
-    if not len(values) or seeds.shape != (len(values),):
-        raise ConfigError(
-            f"evaluation of {name!r}: found {len(values)} samples and {seeds.size} seeds, expected "
-            "at least one sample and a seed for each"
-        )
-    usable = evaluator.usable(values)
-    known = evaluator.known(values[usable])
-    accuracy = np.zeros(len(values))
-    accuracy[usable] = 1 - known.wrong.mean(axis=1)
-    found = evaluator.neighbours(known)
-    return Judged(values, seeds, usable, accuracy, known, found, _filled(found, usable))
-
-
-def by_seed(evaluator: Evaluator, judged: Judged) -> tuple[SeedResults, ...]:
-    """The main figures for the samples of each seed."""
-    return tuple(
-        _of_seed(evaluator, int(seed), judged.accuracy, judged.found, judged.seeds == seed)
-        for seed in dict.fromkeys(judged.seeds.tolist())
-    )
-
-
-def scale_point(evaluator: Evaluator, judged: Judged) -> Scaled:
-    """What is told of a generator with so many training runs."""
-    real = evaluator.real_neighbours
-    passed = novelty_yield(judged.accuracy, judged.found, evaluator.real_accuracies, real)
-    zu, apart = copying(judged.finite, real).zu, distinct_yield(evaluator, judged)
-    return Scaled(evaluator.members, zu, apart, passed.nominal, by_seed(evaluator, judged))
-
-
-def distinct_yield(evaluator: Evaluator, judged: Judged) -> Distinct:
-    """Share of all samples that pass the gate and differ from each other."""
-    found = evaluator.distinct(judged.known, judged.accuracy[judged.usable], judged.finite)
-    return Distinct(float(found.sum()) / len(judged.usable), evaluator.real_distinct)
-
-
 def _plain(evaluator: Evaluator, judged: Judged) -> Yield | None:
     """Yield with overlaps on the test images as they are, where the gate takes others."""
     if not evaluator.view.level:
@@ -240,16 +165,22 @@ def _plain(evaluator: Evaluator, judged: Judged) -> Yield | None:
 
 def _collapse(report: Report) -> tuple[str, ...]:
     """Why samples are repetitions of each other; nothing where they are not."""
-    apart, passed = report.diversity.distance_ratio, report.novelty.all
-    if apart < COLLAPSED:
+    ratio, passed = report.diversity.distance_ratio, report.novelty.all
+    found = report.distinct
+    if ratio < COLLAPSED:
         return (
-            f"collapsed: pairs of samples are {apart:.2f} times as far apart as real ones; yield "
+            f"collapsed: pairs of samples are {ratio:.2f} times as far apart as real ones; yield "
             "does not see it, distinct yield does",
         )
-    if report.distinct.share < COLLAPSED * passed:
+    if found.share < COLLAPSED * passed:
         return (
             f"repeats itself: {100 * passed:.1f} % of samples pass the gate, but only "
-            f"{100 * report.distinct.share:.1f} % differ from each other, too",
+            f"{100 * found.share:.1f} % differ from each other, too",
+        )
+    if found.apart < COLLAPSED * found.real_apart:
+        return (
+            f"repeats itself: {100 * found.apart:.1f} % of all samples, good or not, differ from "
+            f"each other; of held-out members {100 * found.real_apart:.1f} % do",
         )
     return ()
 
@@ -274,18 +205,6 @@ def _recalibrated(evaluator: Evaluator, weights: np.ndarray) -> Spread | None:
     return spread_of(evaluator.recalibrated_accuracies(weights))
 
 
-def _filled(found: Nearest, usable: np.ndarray) -> Nearest:
-    """Neighbours of all samples, NaN for those that are not finite."""
-    member = np.full(len(usable), -1)
-    member[usable] = found.member
-    others = []
-    for values in found[1:]:
-        whole = np.full(len(usable), np.nan)
-        whole[usable] = values
-        others.append(whole)
-    return Nearest(member, *others)
-
-
 def _point(setting: str, accuracy: np.ndarray, found: Nearest, real: Nearest) -> Point:
     empty = not found.overlap.size
     return Point(
@@ -294,24 +213,6 @@ def _point(setting: str, accuracy: np.ndarray, found: Nearest, real: Nearest) ->
         float("nan") if empty else float(found.overlap.mean()),
         float("nan") if empty else float(np.median(relative_distances(found, real))),
     )
-
-
-def _of_seed(
-    evaluator: Evaluator,
-    seed: int,
-    accuracy: np.ndarray,
-    found: Nearest,
-    rows: np.ndarray,
-) -> SeedResults:
-    real, mine = evaluator.real_neighbours, Nearest(*(array[rows] for array in found))
-    finite = Nearest(*(array[mine.member >= 0] for array in mine))
-    judged = copying(finite, real)
-    passed = novelty_yield(accuracy[rows], mine, evaluator.real_accuracies, real)
-    return SeedResults(
-        seed=seed, samples=int(rows.sum()), accuracy=float(accuracy[rows].mean()),
-        zu=judged.zu, distance_ratio=judged.distance_ratio, overlap=judged.overlap,
-        novel_yield=passed.all,
-    )  # fmt: skip
 
 
 def _networks(accuracy: np.ndarray, found: Nearest, real: Nearest) -> Networks:
@@ -343,16 +244,16 @@ def _ensembles(
 def _ensembles_of(
     evaluator: Evaluator, source: str, alone: np.ndarray, found: Mapping[int, Ensembled]
 ) -> Ensembles:
-    gains = tuple(each.gain for each in found.values())
-    real = [each.gain for each in evaluator.real_ensembled.values()]
+    pairs = list(zip(found.values(), evaluator.real_ensembled.values(), strict=True))
     return Ensembles(
-        source,
-        float(alone.mean()) if len(alone) else math.nan,
-        tuple(found),
-        gains,
-        tuple(
-            gain / other if other >= evaluator.one_image else math.nan
-            for gain, other in zip(gains, real, strict=True)
+        source=source,
+        alone=float(alone.mean()) if len(alone) else math.nan,
+        sizes=tuple(found),
+        gains=tuple(ours.gain for ours, _ in pairs),
+        gain_ratios=tuple(
+            ours.gain / real.gain if real.gain >= evaluator.one_image else math.nan
+            for ours, real in pairs
         ),
-        tuple(each.accuracy for each in found.values()),
+        accuracies=tuple(ours.accuracy for ours, _ in pairs),
+        accuracy_ratios=tuple(ours.accuracy / real.accuracy for ours, real in pairs),
     )

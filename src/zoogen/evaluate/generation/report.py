@@ -45,7 +45,7 @@ def spread_of(values: Float[np.ndarray, " n"]) -> Spread:
 
 @dataclass(frozen=True)
 class SeedResults:
-    """What the samples of one seed of the generator reach."""
+    """What the samples of one seed of the generator reach, by themselves."""
 
     seed: int
     samples: int
@@ -54,6 +54,7 @@ class SeedResults:
     distance_ratio: float
     overlap: float
     novel_yield: float
+    distinct_yield: float
 
 
 @dataclass(frozen=True)
@@ -92,17 +93,19 @@ class Ensembles:
         alone: mean accuracy of single ones.
         sizes: networks in an ensemble.
         gains: of ensembles of each size, over the mean accuracy of their networks.
-        of_real: gains ÷ those of ensembles of held-out members; NaN where these gain less than one
-            test image, so that there is nothing to compare with.
+        gain_ratios: gains ÷ those of ensembles of as many held-out members; NaN where these gain
+            less than one test image, so that there is nothing to compare with.
         accuracies: of the ensembles.
+        accuracy_ratios: accuracies ÷ those of ensembles of as many held-out members.
     """
 
     source: str
     alone: float
     sizes: tuple[int, ...]
     gains: tuple[float, ...]
-    of_real: tuple[float, ...]
+    gain_ratios: tuple[float, ...]
     accuracies: tuple[float, ...]
+    accuracy_ratios: tuple[float, ...]
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from zoogen.evaluate.generation.behaviour import wrong_predictions
 from zoogen.evaluate.generation.cost import Cost, training_seconds
 from zoogen.evaluate.generation.evaluator import NOISED, PREPARED, SIGMAS, Evaluator, exam_of
 from zoogen.evaluate.generation.fits import Fits, Samples, Values, generators_of
+from zoogen.evaluate.generation.judged import judge, scale_point
 from zoogen.evaluate.generation.measured import (
     Setting,
     conditions_of,
@@ -26,9 +27,9 @@ from zoogen.evaluate.generation.measured import (
     to_measure,
 )
 from zoogen.evaluate.generation.novelty import Curve
-from zoogen.evaluate.generation.protocol import Beside, evaluate_samples, judge, scale_point
+from zoogen.evaluate.generation.protocol import Beside, evaluate_samples
 from zoogen.evaluate.generation.report import Report, Scaled
-from zoogen.evaluate.generation.starts import EPOCHS, Start, compare_starts
+from zoogen.evaluate.generation.starts import EPOCHS, Start, compare_starts, drawn
 from zoogen.generators import (
     GENERATORS,
     Effort,
@@ -198,9 +199,10 @@ def _report(
     ground = _ground_of(fits, grounds)
     found = _sampled(fits, samples, seeds, reporter)
     noise, *curves = ground.baselines
-    starts = _starts(ground, ground.dataset, found.weights, fits.name)
-    for other in others:
-        starts += _starts(ground, other, fits.told(other, STARTS), fits.name)
+    begun = [(ground.dataset, drawn(found.weights, STARTS))]
+    begun += [(other, fits.told(other, STARTS)) for other in others]
+    starts = [start for each in begun for start in _starts(ground, *each, fits.name)]
+    spoilt = [note for each in begun for note in _not_finite(ground, *each)]
     count = to_measure(fits, samples)
     with reporter(f"metrics of {fits.name}", count, "networks") as done:
         setting = Setting(fits.first, ground.zoo, ground.dataset, done)
@@ -208,12 +210,12 @@ def _report(
         landscape = landscape_of(setting, ground.parts.held_out, found.weights)
     beside = Beside(
         curves=tuple(curves),
-        starts=starts,
+        starts=tuple(starts),
         conditions=conditions,
         cost=_cost(fits, ground, found.seconds / samples),
         landscape=landscape,
         fits=len(fits.runs),
-        notes=fits.notes,
+        notes=(*fits.notes, *spoilt),
     )
     with reporter(f"judgement of {fits.title}", samples, "networks") as done:
         report = evaluate_samples(
@@ -287,11 +289,8 @@ def _curves(
 
 
 def _starts(ground: Ground, dataset: Dataset, weights: Values, name: str) -> tuple[Start, ...]:
-    """Training on a data set from the first samples, and from the members nearest to them."""
-    usable = weights[ground.evaluator.usable(weights)][:STARTS]
-    if not len(usable):
-        return ()
-    starts = {"generated": usable, "nearest": ground.evaluator.nearest_members(usable)}
+    """Training on a data set from samples, and from the members nearest to them."""
+    starts = {"generated": weights, "nearest": ground.evaluator.nearest_members(weights)}
     exam, _ = exam_of(dataset)
 
     def wrong(values: Values) -> Bool[np.ndarray, "n b"]:
@@ -299,6 +298,15 @@ def _starts(ground: Ground, dataset: Dataset, weights: Values, name: str) -> tup
 
     with ground.reporter(f"starts from {name} on {dataset.name}", EPOCHS[-1], "epochs") as done:
         return compare_starts(ground.run.zoo_config, dataset, starts, wrong, done=done)
+
+
+def _not_finite(ground: Ground, dataset: Dataset, weights: Values) -> list[str]:
+    """What is said of samples that are trained on and are no networks."""
+    count = int((~ground.evaluator.usable(weights)).sum())
+    return [
+        f"{count} of {len(weights)} samples that are trained on {dataset.name} are not finite: "
+        "they count as accuracy 0, beside a random training member each"
+    ] * bool(count)
 
 
 # -------------------------------------------------------------------------------------------- cost

@@ -33,8 +33,9 @@ class Start:
             it: what is best after one epoch is not what is best after many.
         epochs: the times at which the accuracy is taken.
         accuracy: mean accuracy of the networks at these times on the other test images; one that
-            diverged counts 0.
+            diverged, or was not finite to begin with, counts 0.
         deviation: over networks.
+        networks: that were trained.
     """
 
     name: str
@@ -43,6 +44,17 @@ class Start:
     epochs: tuple[int, ...]
     accuracy: tuple[float, ...]
     deviation: tuple[float, ...]
+    networks: int
+
+
+def drawn(weights: Weights, count: int, seed: int = 0) -> Weights:
+    """Some networks at random, good or bad, finite or not; all where there are no more.
+
+    Example:
+        >>> sorted(drawn(np.array([[5.0], [np.nan]], np.float32), 3)[:, 0].tolist())
+        [5.0, nan]
+    """
+    return weights[np.random.default_rng(seed).permutation(len(weights))[:count]]
 
 
 def compare_starts(
@@ -65,8 +77,8 @@ def compare_starts(
             rate for the last of ``epochs``.
         dataset: images to train on.
         starts: name → flat weights, equally many of each; such as ``generated`` and ``nearest``
-            (see ``Evaluator.nearest_members``). ``scratch``, initialised as the config says, is
-            added.
+            (see ``Evaluator.nearest_members``). Those that are not finite have accuracy 0, like
+            those that diverge. ``scratch``, initialised as the config says, is added.
         wrong: which test images networks get wrong, ``Evaluator.wrong``.
         epochs: when networks are compared, in growing order.
         rates: learning rates that are tried.
@@ -113,7 +125,7 @@ def _start(
         tuple(map(float, v)) for v in (accuracy.mean(axis=1), accuracy.std(axis=1))
     )
     best = tuple(float(rates[rate]) for rate in chosen)
-    return Start(name, data, best, tuple(map(int, epochs)), means, deviations)
+    return Start(name, data, best, tuple(map(int, epochs)), means, deviations, right.shape[1])
 
 
 def _constant(config: Config, epochs: int) -> Config:

@@ -288,5 +288,12 @@ def _condition(axes: Axes, report: Report, condition: Conditioned) -> None:
     axes.set_xlabel(
         f"requested · {measure} {condition.agreement:.2f}, shuffled ≤ {condition.shuffled_high:.2f}"
     )
-    read = not math.isnan(condition.ceiling)
-    axes.set_ylabel(f"read from weights, ≤ {condition.ceiling:.2f}" if read else "achieved")
+    axes.set_ylabel(_achieved(condition))
+
+
+def _achieved(condition: Conditioned) -> str:
+    """How the achieved value came about, and what real members reach by it."""
+    if math.isnan(condition.ceiling):
+        return "achieved"
+    how = "achieved; real:" if condition.by_class else "read from weights, ≤"
+    return f"{how} {condition.ceiling:.2f}"

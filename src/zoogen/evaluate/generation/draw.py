@@ -277,7 +277,7 @@ def _condition(axes: Axes, report: Report, condition: Conditioned) -> None:
             ink = "white" if shares[i, j] > 0.5 else "black"
             axes.text(i, j, f"{counts[i, j]:.0f}", ha="center", va="center", size=7, color=ink)
         axes.set_xticks(range(len(names)), names)
-        axes.set_yticks(range(len(names)), names)
+        axes.set_yticks(range(len(names)), names, rotation=90, va="center", size=7)
     else:
         axes.scatter(asked, got, color=COLOURS[0], **_DOTS)
         if asked.size:

@@ -46,6 +46,7 @@ from zoogen.evaluate.generation import (
 )
 from zoogen.evaluate.generation import runs as judged_runs
 from zoogen.evaluate.generation.behaviour import finite_outputs, probabilities, wrong_overlap
+from zoogen.evaluate.generation.conditioning import OfClass
 from zoogen.evaluate.generation.copying import zu_score
 from zoogen.evaluate.generation.distinct import distinct
 from zoogen.evaluate.generation.diversity import effective_rank, random_pairs
@@ -53,6 +54,7 @@ from zoogen.evaluate.generation.ensembles import ensembled
 from zoogen.evaluate.generation.judged import judge
 from zoogen.evaluate.generation.measures import _of_real, percent
 from zoogen.evaluate.generation.neighbours import aligned_distances, nearest, unit_distances
+from zoogen.evaluate.generation.phased import CELL_SIZE, CELLS, real_cells
 from zoogen.evaluate.generation.protocol import _ensembles
 from zoogen.evaluate.generation.starts import SCRATCH, _start, drawn
 from zoogen.evaluate.generation.table import _without_gain, generation_table
@@ -549,6 +551,65 @@ def test_metrics_of_training_are_taken_on_labels_as_noisy_as_asked(
     np.testing.assert_allclose(measured._common_noise(alike, 3), 0.4)
 
 
+def cells_like(weights: np.ndarray, pairs: np.ndarray) -> dict[str, np.ndarray]:
+    """Metrics of networks whose first weight says which of two phases they have."""
+    error = weights[:, :1]  # percent: 0 is fitted, 20 is not
+    mc = np.where(error[pairs[:, 0]] > 0, 10.0, 0.0)
+    return {
+        "train_accuracy": 1 - error / 100, "test_accuracy": 0.9 - error / 100,
+        "mode_connectivity": mc, "cka": np.full(mc.shape, 0.9),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("obedient", [True, False])
+def test_cells_that_were_asked_for_a_phase_stand_beside_real_ones(
+    obedient: bool, tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One in ten members of IV-B is not fitted: most cells of five do without, some do not."""
+    names = np.array(["II", "IV-B"])[np.arange(80) % 2]
+    error = np.where((names == "II") | (np.arange(80) % 20 == 1), 20.0, 0.0)
+    values = np.column_stack([error, error]).astype(np.float32)
+    table = pd.DataFrame({"phase": names, "data.label_noise": 0.0})
+    part = Population(build_network(CONFIG.network, (1, 8, 8), 10), values, table)
+    conditioning = conditioning_of(table, ["phase"])
+
+    def made(rows: np.ndarray) -> np.ndarray:
+        asked = rows[:, 0] > 0 if obedient else np.zeros(len(rows), bool)  # for II
+        return np.where(asked, 20.0, 0.0)[:, None].repeat(2, axis=1)
+
+    fits = SimpleNamespace(first=SimpleNamespace(conditioning=conditioning), asked=made)
+    monkeypatch.setattr(
+        measured,
+        "_measure",
+        lambda _setting, weights, _noise, _groups, pairs: SimpleNamespace(
+            arrays=cells_like(weights, pairs)
+        ),
+    )
+    setting = SimpleNamespace(zoo=open_zoo(tiny_zoo))
+    found = measured._phases(setting, Parted(part, part, part), fits, conditioning.quantities[0])
+    assert found.agreement == (1.0 if obedient else 0.5)
+    assert found.shuffled == pytest.approx(0.5, abs=0.05)
+    two, four = found.by_class
+    assert (two.name, four.name) == ("II", "IV-B")
+    assert two.cells == four.cells == (CELLS, CELLS)
+    assert (two.agreement, two.ceiling, four.agreement) == (obedient, 1, 1)
+    assert four.ceiling == pytest.approx(0.9**5, abs=0.3)
+    assert found.ceiling == (1 + four.ceiling) / 2
+    assert two.means["train_error"] == pytest.approx((20.0 * obedient, 20.0))
+    assert four.means["train_error"] == pytest.approx((0.0, 2.0), abs=1.5)
+    assert two.means["mode_connectivity"] == pytest.approx((10.0 * obedient, 10.0))
+
+
+def test_cells_of_real_members_have_one_phase_and_nobody_twice() -> None:
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"phase": [*rng.permutation(["I"] * 9 + ["II"] * 30), "IV-A"]})
+    names, rows = real_cells(table, ["I"] * 3 + ["II"] * 3 + ["IV-A"] * 3)
+    assert names == ["I"] * 3 + ["II"] * 3  # one member of IV-A makes no cell
+    assert (table["phase"].to_numpy()[rows] == np.array(names)[:, None]).all()
+    assert all(len(set(row)) == CELL_SIZE for row in rows.tolist())
+    assert real_cells(table, ["IV-A"])[1].shape == (0, CELL_SIZE)
+
+
 def test_costs_are_stored_with_the_zoo(tiny_zoo: Path) -> None:
     zoo = open_zoo(tiny_zoo)
     assert all(training_seconds(zoo, cohort) > 0 for cohort in zoo.cohorts)
@@ -636,9 +697,11 @@ def reports(parted: tuple[Offered, Evaluator], noise: Curve) -> tuple[Report, ..
     """A report with everything in it, one of few and bad samples, one of none that is finite."""
     offered, evaluator = parted
     accuracy = evaluator.accuracies(offered.validation)
+    means = dict.fromkeys(("test_accuracy", "train_error", "mode_connectivity", "cka"), (0.5, 0.75))
+    one = OfClass("II", (20, 19), 0.5, math.nan, means)
     conditions = (
         rank_agreement("test_accuracy", accuracy, accuracy),
-        class_agreement("phase", ["I", "II"], ["I", "I"]),
+        replace(class_agreement("phase", ["I", "II"], ["I", "I"], ceiling=0.9), by_class=(one,)),
     )
     average = evaluator.curve("average", {"2": offered.train[:10] / 2 + offered.train[1:11] / 2})
     landscape = {"hessian_trace": ([1.0, 2.0, 900.0], [3.0, 4.0])}
@@ -694,10 +757,12 @@ def test_a_page_a_table_and_a_json_are_written(reports: tuple[Report, ...], tmp_
     assert "| ZU, all samples | 0 |" in table
     assert "samples were selected: best 4 of 9" in table
     assert "| real: generated | digits | 50.0 | 75.0 (0.1) |" in table
+    assert "| real: II | 20 (19) | 50.0 (–) | 0.500 (0.750) | 0.50 (0.75) |" in table
     for title in (
         "Accuracy and novelty",
         "Ensembles",
         "real: phase",
+        "achieved; real: 0.90",
         "hessian trace",
         "Trained on",
         "Cost",

@@ -15,6 +15,25 @@ SHUFFLES = 200
 
 
 @dataclass(frozen=True)
+class OfClass:
+    """Cells of networks that were asked for one class, beside those of held-out members of it.
+
+    Attributes:
+        name: of the class.
+        cells: of generated networks, and of held-out members.
+        agreement: share of the generated ones that have the class.
+        ceiling: the same of those of held-out members; NaN where there are too few for a cell.
+        means: metric → mean over generated networks or their pairs, and over held-out ones.
+    """
+
+    name: str
+    cells: tuple[int, int]
+    agreement: float
+    ceiling: float
+    means: dict[str, tuple[float, float]]
+
+
+@dataclass(frozen=True)
 class Conditioned:
     """What was asked of samples beside what they are.
 
@@ -29,8 +48,9 @@ class Conditioned:
         shuffled_high: 97.5 % quantile of the same; an agreement below it proves nothing.
         missing: samples without a request or a measured value.
         how: the achieved value came about.
-        ceiling: agreement on held-out members, where it is read from weights by a model: as much as
-            samples can reach; NaN where it is measured.
+        ceiling: agreement on held-out members, where what they are is read from weights by a model
+            or voted on by cells: as much as samples can reach; NaN where it is measured.
+        by_class: the same class by class, where cells are labelled.
     """
 
     name: str
@@ -44,6 +64,7 @@ class Conditioned:
     missing: int
     how: str = "measured"
     ceiling: float = float("nan")
+    by_class: tuple[OfClass, ...] = ()
 
 
 def rank_agreement(

@@ -277,7 +277,7 @@ def _condition(axes: Axes, report: Report, condition: Conditioned) -> None:
             ink = "white" if shares[i, j] > 0.5 else "black"
             axes.text(i, j, f"{counts[i, j]:.0f}", ha="center", va="center", size=7, color=ink)
         axes.set_xticks(range(len(names)), names)
-        axes.set_yticks(range(len(names)), names)
+        axes.set_yticks(range(len(names)), names, rotation=90, va="center", size=7)
     else:
         axes.scatter(asked, got, color=COLOURS[0], **_DOTS)
         if asked.size:
@@ -288,5 +288,12 @@ def _condition(axes: Axes, report: Report, condition: Conditioned) -> None:
     axes.set_xlabel(
         f"requested · {measure} {condition.agreement:.2f}, shuffled ≤ {condition.shuffled_high:.2f}"
     )
-    read = not math.isnan(condition.ceiling)
-    axes.set_ylabel(f"read from weights, ≤ {condition.ceiling:.2f}" if read else "achieved")
+    axes.set_ylabel(_achieved(condition))
+
+
+def _achieved(condition: Conditioned) -> str:
+    """How the achieved value came about, and what real members reach by it."""
+    if math.isnan(condition.ceiling):
+        return "achieved"
+    how = "achieved; real:" if condition.by_class else "read from weights, ≤"
+    return f"{how} {condition.ceiling:.2f}"

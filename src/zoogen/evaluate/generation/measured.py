@@ -2,13 +2,14 @@
 
 Three ways, from direct to indirect. Metrics of single networks are measured as a zoo measures its
 members. A phase belongs to a cell of networks: some are sampled with one request and labelled
-together, by the rule of the zoo. What training was like can't be measured on a network that was
-never trained: it is read from the weights by a model that learned to on the training members.
+together, by the rule of the zoo (``phased``). What training was like can't be measured on a network
+that was never trained: it is read from the weights by a model that learned to on the training
+members.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,23 +19,30 @@ from scipy.stats import spearmanr
 from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
 from threadpoolctl import threadpool_limits
 
-from zoogen import phases
 from zoogen.config import LandscapeConfig
 from zoogen.data import Dataset
 from zoogen.evaluate.generation.conditioning import Conditioned, class_agreement, rank_agreement
 from zoogen.evaluate.generation.fits import Fits, Values
+from zoogen.evaluate.generation.phased import (
+    CELL_SIZE,
+    PHASE,
+    Cells,
+    cell_agreement,
+    labelled,
+    pairs_of,
+    real_cells,
+    requests,
+)
 from zoogen.generators import Parted, Population, Run
 from zoogen.generators.conditions import Quantity
 from zoogen.keys import identity_words
-from zoogen.landscape import Measurement, measure_cohort, seed_pairs
+from zoogen.landscape import Measurement, measure_cohort
 from zoogen.zoo import Zoo
 
 MEASURED = 100  # networks whose landscape is measured
 ASKED = 200  # networks that are asked for what held-out members are
 SHOWN = ("train_loss", "hessian_trace", "hessian_top", "weight_norm")
 SINGLE = ("performance", "curvature", "weights")  # groups of metrics of one network
-PHASE = "phase"
-CELLS, CELL_SIZE, CELL_PAIRS = 3, 5, 5  # cells for each phase, their networks, pairs of these
 TREES = 200
 
 Noise = Float32[np.ndarray, " n"]
@@ -49,11 +57,13 @@ class Setting(NamedTuple):
     done: Callable[[float], None] = lambda networks: None
 
 
-def to_measure(fits: Fits, samples: int) -> int:
+def to_measure(fits: Fits, held_out: Population, samples: int) -> int:
     """Networks that :func:`landscape_of` and :func:`conditions_of` measure, of so many samples."""
     asked = fits.first.conditioning.quantities
-    phased = sum(len(_phases_of(q)) * CELLS * CELL_SIZE for q in asked if q.name == PHASE)
-    return min(MEASURED, samples) + (ASKED if asked else 0) + phased
+    wanted = [name for q in asked if q.name == PHASE for name in requests(q.classes)]
+    real = real_cells(held_out.table, wanted)[0] if wanted else []
+    cells = len(wanted) + len(real)
+    return min(MEASURED, samples) + (ASKED if asked else 0) + CELL_SIZE * cells
 
 
 def landscape_of(
@@ -144,50 +154,22 @@ def _measure(
 
 # ------------------------------------------------------------------------------------------ phases
 def _phases(setting: Setting, parts: Parted, fits: Fits, quantity: Quantity) -> Conditioned:
-    """Cells of networks that were asked for one phase, labelled by the thresholds of the zoo."""
-    requested = [name for name in _phases_of(quantity) for _ in range(CELLS)]
-    rows = np.concatenate(
-        [fits.first.conditioning.of_wish({PHASE: name}, CELL_SIZE) for name in requested]
-    )
-    weights = fits.asked(rows)
-    cells = [str(number // CELL_SIZE) for number in range(len(weights))]
-    pairs = seed_pairs(cells, CELL_PAIRS)
+    """Cells of networks that were asked for one phase, and of held-out members that have it."""
+    wanted = requests(quantity.classes)
+    names, members = real_cells(parts.held_out.table, wanted)
+    rows = [fits.first.conditioning.of_wish({PHASE: name}, CELL_SIZE) for name in wanted]
+    noise = _common_noise(parts.train, 1)[0]
+    asked = _cells(setting, wanted, fits.asked(np.concatenate(rows)), noise)
+    real = _cells(setting, names, parts.held_out.values[members.ravel()], noise)
+    return cell_agreement(asked, real)
+
+
+def _cells(setting: Setting, names: Sequence[str], weights: Values, noise: np.float32) -> Cells:
+    """Cells of networks, one after another, with the phase that each is wanted in."""
     groups = ("performance", "connectivity", "similarity")
-    noise = _common_noise(parts.train, len(weights))
-    found = _measure(setting, weights, noise, groups, pairs).arrays
-    by_cell = len(requested), -1
-    accuracy = found["train_accuracy"][:, -1].reshape(by_cell)
-    labels = phases.label(
-        100 * (1 - accuracy),
-        found["mode_connectivity"][:, -1].reshape(by_cell),
-        found["cka"][:, -1].reshape(by_cell),
-        _rule_of(setting.zoo),
-        failed=np.isnan(accuracy),
-        chance_error=100 * (1 - setting.zoo.facts["dataset"]["chance_accuracy"]),
-        pairs=pairs[:CELL_PAIRS],
-    )
-    how = f"cells of {CELL_SIZE} networks, labelled by the rule of the zoo"
-    return class_agreement(PHASE, requested, labels.phase.tolist(), how=how)
-
-
-def _phases_of(quantity: Quantity) -> list[str]:
-    return [name for name in quantity.classes if name in phases.PHASES]
-
-
-def _rule_of(zoo: Zoo) -> phases.Rule:
-    """The rule that labelled the zoo, with the thresholds that it found there."""
-    labels = zoo.reader.labels()
-    rule = phases.load_rule(zoo.config.phases.rule)
-    stored = {} if labels is None else labels.info["thresholds"]
-    cuts = {
-        name: {"value": stored[name]["value"], "source": "as the zoo was labelled"}
-        for name in ("train_error", "mode_connectivity", "cka")
-        if name in stored
-    }
-    thresholds = rule.thresholds.model_dump(exclude_none=True) | cuts
-    return phases.Rule.model_validate(
-        {**rule.model_dump(exclude_none=True), "thresholds": thresholds}
-    )
+    everywhere = np.full(len(weights), noise, np.float32)
+    found = _measure(setting, weights, everywhere, groups, pairs_of(len(names)))
+    return labelled(names, found.arrays, setting.zoo)
 
 
 # ------------------------------------------------------------------------------- what was training

@@ -220,7 +220,7 @@ def _agreement(name: str) -> Row:
 
 
 def _ceiling(name: str) -> Row:
-    """What a model that reads the quantity from weights reaches on held-out members."""
+    """What held-out members reach by what reads the quantity from weights, or votes on cells."""
 
     def of(report: Report) -> str:
         found = _condition(report, name)

@@ -203,7 +203,7 @@ def _report(
     begun += [(other, fits.told(other, STARTS)) for other in others]
     starts = [start for each in begun for start in _starts(ground, *each, fits.name)]
     spoilt = [note for each in begun for note in _not_finite(ground, *each)]
-    count = to_measure(fits, samples)
+    count = to_measure(fits, ground.parts.held_out, samples)
     with reporter(f"metrics of {fits.name}", count, "networks") as done:
         setting = Setting(fits.first, ground.zoo, ground.dataset, done)
         conditions = conditions_of(setting, ground.parts, fits)

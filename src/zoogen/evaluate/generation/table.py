@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from zoogen.evaluate.generation.conditioning import OfClass
 from zoogen.evaluate.generation.measures import measures, number, percent
 from zoogen.evaluate.generation.report import Report, by_population, over_seeds
 from zoogen.evaluate.generation.starts import Start
@@ -27,7 +28,8 @@ def generation_table(reports: Sequence[Report]) -> str:
             line += [real(group[0]) if real else "", *[of(report) for report in group]]
         lines.append(line)
     text = "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in lines)
-    return "\n\n".join([text, *_remarks(reports), *_scaling(reports), *_costs(reports)]) + "\n"
+    below = [part for of in (_remarks, _scaling, _classes, _costs) for part in of(reports)]
+    return "\n\n".join([text, *below]) + "\n"
 
 
 def _held_out(report: Report, populations: int) -> str:
@@ -108,6 +110,39 @@ SCALED = (
     ("accuracy", 100, 1), ("zu", 1, 2), ("distance_ratio", 1, 2), ("overlap", 1, 3),
     ("novel_yield", 100, 1), ("distinct_yield", 100, 1),
 )  # fmt: skip
+
+
+def _classes(reports: Sequence[Report]) -> list[str]:
+    """Class by class, where cells of networks were asked for one."""
+    lines = [
+        [
+            f"{report.name}: {found.name}", "{} ({})".format(*found.cells),
+            f"{percent(found.agreement)} ({percent(found.ceiling)})",
+            *(_means(found, metric, digits) for metric, (_, digits) in MEANS.items()),
+        ]
+        for report in reports
+        for condition in report.conditions
+        for found in condition.by_class
+    ]  # fmt: skip
+    if not lines:
+        return []
+    head = ["asked for", "cells", "have it %", *(words for words, _ in MEANS.values())]
+    words = "Cells of networks that were asked for one class (held-out members that have it)\n\n"
+    return [words + _markdown([head, ["---"] * len(head), *lines])]
+
+
+MEANS = {
+    "test_accuracy": ("test accuracy", 3),
+    "train_error": ("training error %", 2),
+    "mode_connectivity": ("mode connectivity", 2),
+    "cka": ("CKA", 2),
+}
+"""Metric of cells → its name in the table, and digits."""
+
+
+def _means(found: OfClass, metric: str, digits: int) -> str:
+    ours, real = (number(value, digits) for value in found.means[metric])
+    return f"{ours} ({real})"
 
 
 def _costs(reports: Sequence[Report]) -> list[str]:

@@ -48,8 +48,11 @@ from zoogen.generators.diffusion import (
     signal,
     steps_of,
 )
-from zoogen.generators.flow import TIMES, initial
+from zoogen.generators.fitting import restored
+from zoogen.generators.flow import TIMES, Data, errors_of, initial
+from zoogen.generators.trained_on import embedded
 from zoogen.generators.velocity import vector_field
+from zoogen.models import Standard, standardise
 from zoogen.networks import Network, build_network
 
 SMALL = {**GENERATORS["d2nwg"].options, "latent": 3, "hidden": 8, "embedding": 0, "width": 16,
@@ -235,8 +238,9 @@ def test_guidance_is_of_conditions_and_of_data_sets(
     assert source is not None
     generator, options = TELLING[name]
     state = unfitted(name, part, options, params_of)
-    shifted = replace(digits.train, labels=(digits.train.labels + 1) % 10)
-    other = replace(source, dataset=lambda: replace(digits, train=shifted))
+    inverted = digits.train.images.max() - digits.train.images  # labels say which are drawn
+    dataset = replace(digits, train=replace(digits.train, images=inverted))
+    other = replace(source, dataset=lambda: dataset)
     clean, noisy = (source.conditioning.of_wish({"data.label_noise": n}, 6) for n in (0.0, 0.5))
     nothing = np.zeros((6, size), np.float32)
 
@@ -287,6 +291,46 @@ def unfitted(
         "autoencoder": jax.tree.leaves(params_of(coder)),
         "denoiser": jax.tree.leaves(params_of(noise)),
     }  # fmt: skip
+
+
+def test_a_flow_is_told_the_data_set_of_each_member(network: Network, digits: Dataset) -> None:
+    train, held = members(network, 60, 1), members(network, 40, 2)
+    options = TELLING["flow"][1] | {"function_weight": 0.0}
+    state = weight_flow.fit(train, held, options, SHORT)
+    noisy = [part.population.table["data.label_noise"].to_numpy() > 0 for part in (train, held)]
+    assert state["members"].tolist() == [(~noisy[0]).sum(), noisy[0].sum()]
+
+    field = weight_flow._field(network.spec, 3 + train.conditions.shape[1], options, None)
+    encoder = dataset_encoder(64, 3, 2)
+    params = restored(partial(initial, field, encoder), state["params"])
+    examples = examples_of(digits, DataConfig(), np.array([[1.0, 0.0], [1.0, 0.5]]))
+    values = standardise(Standard(state["mean"], state["deviation"]), held.values)
+
+    def errors(of: np.ndarray) -> np.ndarray:
+        rng = np.random.default_rng(0)
+        told = embedded(encoder, params["encoder"], examples, of.astype(int), 2, rng)
+        data = Data(values.astype(np.float32), np.concatenate([held.conditions, told], axis=1))
+        found = errors_of(field, params["field"], data)
+        return weight_flow._by_tensor(network.spec, found)
+
+    np.testing.assert_allclose(state["errors"], errors(noisy[1]), rtol=1e-5)
+    assert not np.allclose(state["errors"], errors(~noisy[1]), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", TELLING)
+def test_data_sets_are_told_with_what_makes_them_differ(name: str, network: Network) -> None:
+    part = members(network, 20, 1)
+    table = part.population.table.assign(train_loss=np.linspace(0, 1, 20))
+    conditioning = conditioning_of(table, ["train_loss"])
+    assert part.source is not None
+    told = Fittable(
+        replace(part.population, table=table),
+        conditioning.of_members(table),
+        replace(part.source, conditioning=conditioning),
+    )
+    generator, options = TELLING[name]
+    with pytest.raises(ConfigError, match=r"differ in data.label_noise, which is not among"):
+        generator.fit(told, told, options, SHORT)
 
 
 class Stop(Exception):

@@ -561,6 +561,51 @@ def cells_like(weights: np.ndarray, pairs: np.ndarray) -> dict[str, np.ndarray]:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("held_out", "names", "ceilings"),
+    [
+        ({"II": 4, "IV-B": 4}, "II, IV-B", [math.nan, math.nan]),
+        ({"II": 6, "IV-B": 3}, "IV-B", [1.0, math.nan]),
+        ({"II": 6, "boundary": 6}, "IV-B", [1.0, math.nan]),
+    ],
+)
+def test_phases_with_few_real_members_have_no_ceiling(
+    held_out: dict, names: str, ceilings: list, tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = build_network(CONFIG.network, (1, 8, 8), 10)
+
+    def part(counts: dict) -> Population:
+        phases = np.repeat(list(counts), list(counts.values()))
+        values = np.where(phases == "II", 20.0, 0.0)[:, None].repeat(2, axis=1)
+        return Population(network, values, pd.DataFrame({"phase": phases, "data.label_noise": 0.0}))
+
+    train = part({"II": 20, "IV-B": 20})
+    conditioning = conditioning_of(train.table, ["phase"])
+    fits = SimpleNamespace(
+        first=SimpleNamespace(conditioning=conditioning),
+        asked=lambda rows: np.zeros((len(rows), 2)),
+    )
+    monkeypatch.setattr(
+        measured,
+        "_measure",
+        lambda _setting, weights, _noise, _groups, pairs: SimpleNamespace(
+            arrays=cells_like(weights, pairs)
+        ),
+    )
+    setting = SimpleNamespace(zoo=open_zoo(tiny_zoo))
+    parts = Parted(train, train, part(held_out))
+    found = measured._phases(setting, parts, fits, conditioning.quantities[0])
+    assert found.agreement == 0.5
+    assert math.isnan(found.ceiling)
+    assert f"held-out members of {names} are too few for a cell" in found.how
+    np.testing.assert_array_equal([one.ceiling for one in found.by_class], ceilings)
+    nothing = part({"boundary": 9, "failed": 9})
+    alone = conditioning_of(nothing.table, ["phase"])
+    fits.first.conditioning = alone
+    found = measured._phases(setting, Parted(nothing, nothing, nothing), fits, alone.quantities[0])
+    assert math.isnan(found.agreement)
+
+
 @pytest.mark.parametrize("obedient", [True, False])
 def test_cells_that_were_asked_for_a_phase_stand_beside_real_ones(
     obedient: bool, tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch

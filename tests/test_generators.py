@@ -23,7 +23,7 @@ from zoogen.config import NetworkConfig
 from zoogen.data import Dataset
 from zoogen.errors import ConfigError, ConflictError, CorruptZooError, NotFoundError
 from zoogen.evaluate.generation import Evaluator, evaluate_runs, exam_of
-from zoogen.evaluate.generation.fits import generators_of
+from zoogen.evaluate.generation.fits import Fits, generators_of
 from zoogen.generators import (
     GENERATORS,
     Effort,
@@ -54,6 +54,7 @@ from zoogen.generators.flow import (
     reading,
 )
 from zoogen.generators.integration import integrate
+from zoogen.generators.options import known_options
 from zoogen.generators.path import Path as FlowPath
 from zoogen.generators.sight import Sight, gradients
 from zoogen.generators.trained_on import embedded
@@ -1032,6 +1033,30 @@ def test_a_sample_changes_options_of_sampling_alone(
     assert np.array_equal(fitted.sample(2, options=own), fitted.sample(2))
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("flow", {"shots": 0}, "options.shots: found 0, expected at least 1"),
+        ("flow", {"embedding": -1}, "options.embedding: found -1, expected at least 0"),
+        ("flow", {"function_weight": -2.5}, "function_weight: found -2.5, expected at least 0"),
+        ("flow", {"rank": 0}, "options.rank: found 0, expected at least 1"),
+        ("d2nwg", {"shots": -1}, "options.shots: found -1, expected at least 1"),
+        ("d2nwg", {"sampling_steps": 0}, "sampling_steps: found 0, expected at least 1"),
+    ],
+)
+def test_options_that_are_too_small_are_refused(name: str, options: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        known_options(name, options)
+
+
+def test_fits_that_are_asked_have_noise_of_their_own(zoo: Zoo, tmp_path: Path) -> None:
+    told = config("pca-flow", conditions=["train.learning_rate"])
+    fitted = train_generator(told, zoo, tmp_path / "run")
+    rows = fitted.conditioning.of_wish({"train.learning_rate": 0.05}, 4)
+    found = Fits((fitted, fitted)).asked(rows)
+    assert np.abs(found[0::2] - found[1::2]).max(axis=1).min() > 1e-3
+
+
 def test_options_of_sampling_are_options() -> None:
     for row in GENERATORS.values():
         assert set(row.sampling) <= set(row.options)
@@ -1052,10 +1077,11 @@ def test_a_flow_follows_the_data_that_it_is_told(option: dict, zoo: Zoo, tmp_pat
     told = config("flow", options={**OPTIONS["flow"], **option, "function_weight": 0.0})
     fitted = train_generator(told, zoo, tmp_path / "run")
     data = zoo.dataset
-    turned = replace(data, train=replace(data.train, labels=(data.train.labels + 1) % 10))
-    own, again, of_turned = (fitted.sample(3, dataset=each) for each in (None, data, turned))
+    inverted = data.train.images.max() - data.train.images  # labels say which are drawn
+    other = replace(data, train=replace(data.train, images=inverted))
+    own, again, of_other = (fitted.sample(3, dataset=each) for each in (None, data, other))
     np.testing.assert_array_equal(own, again)
-    assert np.abs(own - of_turned).max() > 1e-4
+    assert np.abs(own - of_other).max() > 1e-4
     if "gradients" not in option:
         return
     (fits,) = (points[-1] for points in generators_of([fitted]))

@@ -100,7 +100,7 @@ def _members(run: Run, identity: str, count: int, wish: Wish) -> pd.DataFrame:
         for key in PER_MEMBER_PARAMETERS
         if run.source.values[key].nunique() > 1 and key != "data.label_noise"
     }
-    asked = {key: value for key, value in wish.items() if key in open_}
+    asked = {key: value for key, value in wish.items() if key in PER_MEMBER_PARAMETERS}
     ids = member_ids(identity, 0, count)
     table = pd.DataFrame({"id": ids, "cell": identity[:12], "seed": range(count)})
     return table.assign(**{**fixed, **open_, **asked})

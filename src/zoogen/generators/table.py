@@ -18,6 +18,7 @@ else:  # a config is checked against the table before JAX is imported
 
 _PATH = Path()._asdict()
 _LEAST = {"path_steps": 1, "noise": 0, "spread": 0}
+_SIZES = dict.fromkeys(("channels", "depth", "heads", "rank", "shots", "inducing"), 1)
 
 GENERATORS: dict[str, Generator] = {
     "permuted": Generator(
@@ -65,7 +66,8 @@ GENERATORS: dict[str, Generator] = {
         {"chunks": "whole", "piece": 512, "latent": 64, "hidden": 256, "kl": 1e-6, "share": 0.5,
          "embedding": 16, "shots": 5, "inducing": 8, "contrast": 0.0, "width": 512, "depth": 4,
          "sampling_steps": 1000, "guidance": 1.0, "aligned": True, "normalisation": "tensor"},
-        sampling=("sampling_steps", "guidance", "shots"), conditional=True, trained=True,
+        least={"sampling_steps": 1, "shots": 1}, sampling=("sampling_steps", "guidance", "shots"),
+        conditional=True, trained=True,
     ),
     "flow": Generator(
         "equivariant flow matching over weights, by a field over units, layers or tokens",
@@ -74,7 +76,8 @@ GENERATORS: dict[str, Generator] = {
          "coupling": "independent", "function_weight": 1.0, "gradients": False,
          "canonical": False, "embedding": 0, "shots": 5, "inducing": 8,
          **_PATH, "path_steps": 96, "method": "sde", "noise": 16.0, "spread": 1.5},
-        least=_LEAST, sampling=(*_PATH, "shots"), conditional=True, trained=True,
+        least={**_LEAST, **_SIZES, "embedding": 0, "function_weight": 0},
+        sampling=(*_PATH, "shots"), conditional=True, trained=True,
     ),
     "hypernetwork": Generator(
         "a graph hypernetwork: weights predicted from the architecture and random numbers, fitted "

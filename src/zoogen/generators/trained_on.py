@@ -59,7 +59,8 @@ def trained_on(train: Fittable, validation: Fittable, told: bool) -> TrainedOn:
         told: whether they are to be embedded.
 
     Raises:
-        ConfigError: if they are, and members have no classes of images.
+        ConfigError: if they are, and members have no classes of images, or conditions leave out
+            what makes their data sets differ.
     """
     rows = [part.population.table[list(DATA)].to_numpy(float) for part in (train, validation)]
     subsets, of = np.unique(np.concatenate(rows), axis=0, return_inverse=True)
@@ -69,9 +70,22 @@ def trained_on(train: Fittable, validation: Fittable, told: bool) -> TrainedOn:
         return TrainedOn(subsets, places, None)
     if source is None or source.network.config.fits_image:
         raise ConfigError(
-            "embedding: the members have no classes of images to be told; set options.embedding = 0"
+            "options.embedding: the members have no classes of images to be told; set it to 0"
         )
+    _refuse_split(source, subsets)
     return TrainedOn(subsets, places, examples_of(source.dataset(), source.config.data, subsets))
+
+
+def _refuse_split(source: Source, subsets: Float[np.ndarray, "v 2"]) -> None:
+    """What nobody asks for is drawn from a member, its conditions and its data set together."""
+    conditions = {one.name for one in source.conditioning.quantities}
+    for column, name in enumerate(DATA):
+        if conditions and name not in conditions and len(np.unique(subsets[:, column])) > 1:
+            raise ConfigError(
+                f"options.embedding: members differ in {name}, which is not among the conditions, "
+                f"so that samples could not be told conditions and data of one member; add {name} "
+                "to conditions"
+            )
 
 
 def asked_for(

@@ -173,13 +173,7 @@ def sample(source: Source, state: State, options: Options, request: Request) -> 
 
 # ------------------------------------------------------------------------------------- models
 def _refuse(options: Options, batch: int) -> None:
-    """All that can be refused before anything is computed."""
-    for name in (*SIZES, "shots", "inducing"):
-        if options[name] < 1:
-            raise ConfigError(f"options.{name}: found {options[name]}, expected at least 1")
-    for name in ("embedding", "function_weight"):
-        if options[name] < 0:
-            raise ConfigError(f"options.{name}: found {options[name]:g}, expected at least 0")
+    """What goes together and what does not, before anything is computed."""
     refuse_unknown_path(path_of(options))
     if options["function_weight"] and batch < 2:
         raise ConfigError(

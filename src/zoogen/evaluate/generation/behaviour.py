@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int, Shaped
 
@@ -16,7 +17,8 @@ from zoogen.networks.cost import working_bytes
 from zoogen.population import MemberFunction, on_cpu, over_members, share
 
 BLOCK_NUMBERS = 2**23  # probabilities held at a time
-BLOCKS = (64, 512)  # networks at a time: one compilation each, whatever the number of networks
+PART = 128  # most images that run side by side
+BLOCKS = (64, 512)  # networks at a time: two compilations, whatever the number of networks
 
 
 class Images(NamedTuple):
@@ -99,15 +101,17 @@ def functional_features(probability: Float[np.ndarray, "m b k"]) -> Float32[np.n
 def _blocks(
     network: Network, weights: Float[np.ndarray, "m p"], images: Images
 ) -> Iterator[Float32[np.ndarray, "n b k"]]:
-    """Probabilities, as many members at a time as memory allows; all blocks of one size, so that
-    one compilation serves them."""
+    """Probabilities of as many members at a time as memory allows, in blocks of two sizes."""
     values, shared = np.asarray(weights, np.float32), share(images)
     limit = max(1, BLOCK_NUMBERS // max(1, len(images.raw) * network.classes))
-    size = min(limit, BLOCKS[len(values) > BLOCKS[0]])
-    for begin in range(0, len(values), size):
+    few, many = (min(limit, size) for size in BLOCKS)
+    begin = 0
+    while begin < len(values):
+        size = many if len(values) - begin >= many else few
         block = values[begin : begin + size]
         filled = np.concatenate([block, np.repeat(block[-1:], size - len(block), axis=0)])
         yield np.asarray(_program(network)(filled, shared))[: len(block)]
+        begin += size
 
 
 @lru_cache(maxsize=64)
@@ -115,7 +119,20 @@ def _program(network: Network) -> MemberFunction:
     needed = None if on_cpu() else working_bytes(network, 512)
 
     def run(weights: Float[Array, " p"], images: Images) -> Float[Array, "b k"]:
-        logits = network.apply(network.spec.unflatten(weights), normalise(*images))
-        return jax.nn.softmax(logits, axis=-1)
+        params = network.spec.unflatten(weights)
+
+        def part(raw: Array) -> Array:
+            return network.apply(params, normalise(raw, images.mean, images.std))
+
+        logits = jax.lax.map(part, _in_parts(images.raw))
+        return jax.nn.softmax(logits.reshape(-1, network.classes)[: len(images.raw)], axis=-1)
 
     return over_members(run, member_bytes=needed)
+
+
+def _in_parts(raw: Shaped[Array, "b c h w"]) -> Shaped[Array, "parts n c h w"]:
+    """Images in parts of one size, the last ones repeated: features of all leave a CPU's cache."""
+    parts = max(1, -(-len(raw) // PART))
+    size = -(-len(raw) // parts)
+    filled = jnp.concatenate([raw, jnp.repeat(raw[-1:], parts * size - len(raw), axis=0)])
+    return filled.reshape(parts, size, *raw.shape[1:])

@@ -154,12 +154,12 @@ class Fits(NamedTuple):
         return self.first.sample(count, options=self.options, dataset=dataset)
 
     def asked(self, rows: Float32[np.ndarray, "n e"], seed: int = 0) -> Values:
-        """One network a condition vector, dealt out over fits."""
+        """One network a condition vector, dealt out over fits, each with noise of its own."""
         weights = np.empty((len(rows), self.first.source.network.spec.size), np.float32)
         for number, run in enumerate(self.runs):
             mine = slice(number, None, len(self.runs))
             if len(rows[mine]):
-                weights[mine] = run.sample_rows(rows[mine], seed, self.options)
+                weights[mine] = run.sample_rows(rows[mine], seed + number, self.options)
         return weights
 
 

@@ -156,11 +156,14 @@ def _measure(
 def _phases(setting: Setting, parts: Parted, fits: Fits, quantity: Quantity) -> Conditioned:
     """Cells of networks that were asked for one phase, and of held-out members that have it."""
     wanted = requests(quantity.classes)
+    if not wanted:  # training members are at boundaries, all of them
+        return class_agreement(PHASE, [], [])
     names, members = real_cells(parts.held_out.table, wanted)
     rows = [fits.first.conditioning.of_wish({PHASE: name}, CELL_SIZE) for name in wanted]
     noise = _common_noise(parts.train, 1)[0]
     asked = _cells(setting, wanted, fits.asked(np.concatenate(rows)), noise)
-    real = _cells(setting, names, parts.held_out.values[members.ravel()], noise)
+    held_out = parts.held_out.values[members.ravel()]
+    real = _cells(setting, names, held_out, noise) if names else asked.none
     return cell_agreement(asked, real)
 
 

@@ -31,12 +31,17 @@ class Cells(NamedTuple):
     Attributes:
         wanted: phase that each was asked for, or that its members have.
         found: phase by the rule.
-        metrics: name → values of the networks or pairs of each; errors in percent.
+        metrics: name → values of the networks or pairs of each; errors and accuracies in percent.
     """
 
     wanted: tuple[str, ...]
     found: tuple[str, ...]
     metrics: Mapping[str, Float[np.ndarray, "cell n"]]
+
+    @property
+    def none(self) -> Cells:
+        """None of these cells."""
+        return Cells((), (), {name: values[:0] for name, values in self.metrics.items()})
 
     def of(self, name: str) -> Shaped[np.ndarray, " cell"]:
         """Whether cells were asked for this phase."""
@@ -95,6 +100,7 @@ def labelled(
     """
     by_cell = {name: arrays[name][:, -1].reshape(len(wanted), -1) for name in MEASURED}
     error = 100 * (1 - by_cell.pop("train_accuracy"))
+    by_cell["test_accuracy"] = 100 * by_cell["test_accuracy"]
     labels = phases.label(
         error,
         by_cell["mode_connectivity"],
@@ -118,10 +124,13 @@ def cell_agreement(asked: Cells, real: Cells) -> Conditioned:
         f"cells of {CELL_SIZE} networks, labelled by the rule of the zoo; those of held-out "
         "members are drawn from all that have the phase"
     )
-    known = np.array(real.found, object) == np.array(real.wanted, object)
-    ceiling = float(known.mean()) if len(known) else float("nan")
-    found = class_agreement(PHASE, asked.wanted, asked.found, how=how, ceiling=ceiling)
     names = dict.fromkeys(asked.wanted)
+    few = [name for name in names if name not in real.wanted]
+    if few:
+        how += f"; held-out members of {', '.join(few)} are too few for a cell"
+    known = np.array(real.found, object) == np.array(real.wanted, object)
+    ceiling = float("nan") if few else float(known.mean())  # of the same phases, or none
+    found = class_agreement(PHASE, asked.wanted, asked.found, how=how, ceiling=ceiling)
     return replace(found, by_class=tuple(_of_class(name, asked, real) for name in names))
 
 

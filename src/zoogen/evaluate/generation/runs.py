@@ -305,7 +305,7 @@ def _not_finite(ground: Ground, dataset: Dataset, weights: Values) -> list[str]:
     count = int((~ground.evaluator.usable(weights)).sum())
     return [
         f"{count} of {len(weights)} samples that are trained on {dataset.name} are not finite: "
-        "they count as accuracy 0, beside a random training member each"
+        "they count as accuracy 0 at first, beside a random training member each"
     ] * bool(count)
 
 

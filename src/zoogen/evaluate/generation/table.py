@@ -132,7 +132,7 @@ def _classes(reports: Sequence[Report]) -> list[str]:
 
 
 MEANS = {
-    "test_accuracy": ("test accuracy", 3),
+    "test_accuracy": ("test accuracy %", 1),
     "train_error": ("training error %", 2),
     "mode_connectivity": ("mode connectivity", 2),
     "cka": ("CKA", 2),

@@ -37,7 +37,7 @@ from zoogen.generators.diffusion import (
 )
 from zoogen.generators.fitting import restored
 from zoogen.generators.generator import Effort, Fittable, Options, Request, Source, State
-from zoogen.generators.trained_on import asked_for, embedded, trained_on
+from zoogen.generators.trained_on import told_of, trained_on
 from zoogen.generators.velocity import vector_field
 from zoogen.params import ParamSpec
 from zoogen.symmetry import align_members
@@ -157,10 +157,8 @@ def sample(source: Source, state: State, options: Options, request: Request) -> 
     params = restored(noise.init, state["denoiser"])
     told = request.conditions
     if noise.encoder is not None:
-        rng = np.random.default_rng([request.seed, 1])
-        asked = asked_for(source, state, request, rng)
-        known = embedded(noise.encoder, params["encoder"], *asked, options["shots"], rng)
-        told = np.concatenate([told, known], axis=1)
+        known = params["encoder"]
+        told = told_of(noise.encoder, known, source, state, request, options["shots"])
     codes = denoised(
         noise.field, params["field"], told, model.size, options["sampling_steps"],
         options["guidance"], request.seed,

@@ -42,7 +42,7 @@ class TrainedOn(NamedTuple):
 
     @property
     def state(self) -> State:
-        """What a run keeps of them, for :func:`asked_for`."""
+        """What a run keeps of them, for :func:`told_of`."""
         return {
             "subsets": self.subsets,
             "members": np.bincount(self.of[0], minlength=len(self.subsets)),
@@ -88,22 +88,40 @@ def _refuse_split(source: Source, subsets: Float[np.ndarray, "v 2"]) -> None:
             )
 
 
-def asked_for(
-    source: Source, state: State, request: Request, rng: np.random.Generator
-) -> tuple[Examples, Int[np.ndarray, " n"]]:
-    """The data sets that are asked for, or those of random training members, and which is whose.
+def told_of(
+    encoder: DatasetEncoder,
+    params: Any,
+    source: Source,
+    state: State,
+    request: Request,
+    shots: int,
+) -> Float32[np.ndarray, "n e"]:
+    """Conditions of a sample, and the embeddings of the data sets that it asks for behind them.
 
-    With another ``dataset`` in the source, of equally large images, that takes their place.
+    Where none is asked for, they are those of random training members. With another ``dataset`` in
+    the source, of equally large images, that takes the place of the members' own.
 
     Args:
+        encoder: fitted.
+        params: its parameters.
         source: of the members.
         state: of the run, with what :attr:`TrainedOn.state` gave.
         request: of the sample.
-        rng: where members are drawn from.
+        shots: images a class.
 
     Raises:
         ConfigError: for a data set of other images.
     """
+    rng = np.random.default_rng([request.seed, 1])
+    examples, of = _asked_for(source, state, request, rng)
+    known = embedded(encoder, params, examples, of, shots, rng)
+    return np.concatenate([request.conditions, known], axis=1)
+
+
+def _asked_for(
+    source: Source, state: State, request: Request, rng: np.random.Generator
+) -> tuple[Examples, Int[np.ndarray, " n"]]:
+    """The data sets that are asked for, or those of random training members, and which is whose."""
     shares = state["members"] / state["members"].sum()
     wanted = state["subsets"][rng.choice(len(shares), request.count, p=shares)]
     for column, name in enumerate(DATA):

@@ -28,7 +28,7 @@ from zoogen.generators.generator import Effort, Fittable, Options, Request, Sour
 from zoogen.generators.integration import integrate
 from zoogen.generators.path import path_of, refuse_unknown_path
 from zoogen.generators.sight import sight_of
-from zoogen.generators.trained_on import TrainedOn, asked_for, embedded, trained_on
+from zoogen.generators.trained_on import TrainedOn, embedded, told_of, trained_on
 from zoogen.generators.units import unit_field
 from zoogen.generators.velocity import equivariant_field, token_field
 from zoogen.models import Standard, fit_standard, standardise
@@ -159,10 +159,8 @@ def sample(source: Source, state: State, options: Options, request: Request) -> 
         encoder = _dataset_encoder(pixels, options["embedding"], options["inducing"])
     params = restored(partial(initial, field, encoder), state["params"])
     if encoder is not None:
-        rng = np.random.default_rng([request.seed, 1])
-        asked = asked_for(source, state, request, rng)
-        known = embedded(encoder, params["encoder"], *asked, options["shots"], rng)
-        conditions = np.concatenate([conditions, known], axis=1)
+        shots = options["shots"]
+        conditions = told_of(encoder, params["encoder"], source, state, request, shots)
     sizes = [parameter.size for parameter in spec.parameters]
     found = integrate(
         field, params["field"], noise, conditions, path_of(options), request.seed, seen=seen,

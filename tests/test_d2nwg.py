@@ -355,25 +355,29 @@ def stopping(stage: str, after: float) -> Callable[..., Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0.0, 60.0])
 @pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
 def test_a_fit_killed_in_either_stage_ends_with_the_same_state(
-    stage: str, network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stage: str, seconds: float, network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Between looks, too, and however long ago the last checkpoint was."""
     train, held = members(network, 120, 1), members(network, 30, 2)
+    monkeypatch.setattr(fitting, "SPAN_BYTES", 1)
     whole = d2nwg.fit(train, held, SMALL, SHORT)
-    monkeypatch.setattr(fitting, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(fitting, "CHECKPOINT_SECONDS", seconds)
     kept = replace(SHORT, checkpoint=tmp_path / "checkpoint")
     with pytest.raises(Stop):
         d2nwg.fit(train, held, SMALL, replace(kept, reporter=stopping(stage, 6)))
     assert any((tmp_path / "checkpoint" / stage).iterdir())
-    again: list[str] = []
+    begun: dict[str, list[float]] = {}
 
-    def noting(name: str, total: float, unit: str) -> Any:
-        again.append(name)
-        return stopping("none", 0)(name, total, unit)
+    @contextmanager
+    def noting(name: str, _total: float, _unit: str) -> Any:
+        yield begun.setdefault(name, []).append
 
     resumed = d2nwg.fit(train, held, SMALL, replace(kept, reporter=noting))
-    assert again == ["autoencoder", "diffusion"]
+    assert list(begun) == ["autoencoder", "diffusion"]
+    assert begun[stage][0] == 7, "nothing that was done is done again"
     for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(resumed), strict=True):
         np.testing.assert_array_equal(one, other)
 

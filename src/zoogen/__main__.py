@@ -1,5 +1,5 @@
 """`python -m zoogen` is `zoogen`."""
 
-from zoogen.cli import main
+from zoogen.cli import entry
 
-main()
+entry()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -551,6 +552,21 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if isinstance(end, ZoogenError):
         _complain(str(end), end.exit_code)
     raise end
+
+
+def entry() -> NoReturn:
+    """The command line as a process of its own.
+
+    After a signal it ends without taking the interpreter down: threads of a compiler may still be
+    at work, and would end in a segmentation fault.
+    """
+    try:
+        main()
+    finally:
+        if _interrupts.arrived:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(128 + _interrupts.arrived)
 
 
 INTERRUPTED = (

@@ -66,7 +66,8 @@ class Fitted(NamedTuple):
 
 
 class _Progress(NamedTuple):
-    """All that a resumed fit needs, and the seconds that went into it."""
+    """All that a resumed fit needs, the seconds that went into it among it; ``since`` is the sum of
+    training losses since the last look, and their number."""
 
     params: Tree
     optimizer: Any
@@ -75,6 +76,7 @@ class _Progress(NamedTuple):
     best_loss: np.float64
     position: np.int64
     losses: np.ndarray
+    since: np.ndarray
     seconds: np.float64
 
 
@@ -110,24 +112,27 @@ def fit(
     with effort.reporter(objective.name, effort.steps, "steps") as tell:
         tell(int(state.position))
         for number, stop in enumerate(looks):
-            losses = []
             while state.position < stop:
                 steps = min(span, stop - int(state.position))
                 drawn = objective.draw(train, batch, steps, [effort.seed, 2, int(state.position)])
                 carry = state.params, state.optimizer, state.average
                 (params, moments, average), loss = advance(carry, arrays[0], drawn)
-                losses.append(float(loss))
                 state = state._replace(
                     params=params,
                     optimizer=moments,
                     average=average,
                     position=np.int64(state.position + steps),
+                    since=state.since + np.array([float(loss), 1]),
+                    seconds=np.float64(time.perf_counter() - begin),
                 )
-                tell(steps)
-            if losses:
+                try:
+                    tell(steps)
+                except BaseException:  # a signal: nothing that is done is lost
+                    Checkpoint(directory, 0.0).save_if_due(state, int(state.position))
+                    raise
+            if state.since[1] and state.position == stop:
                 found = float(judge(state.average, arrays[1], check))
-                state = _looked(objective.name, state, number, float(np.mean(losses)), found)
-                state = state._replace(seconds=np.float64(time.perf_counter() - begin))
+                state = _looked(objective.name, state, number, found)
                 last = stage is not None and stop == looks[-1]
                 keeper = Checkpoint(directory, 0.0) if last else checkpoint
                 keeper.save_if_due(state, int(state.position))
@@ -191,6 +196,7 @@ def _start(
         best_loss=np.float64(np.inf),
         position=np.int64(0),
         losses=losses,
+        since=np.zeros(2),
         seconds=np.float64(0),
     )
 
@@ -218,7 +224,8 @@ def _program(
     return advance
 
 
-def _looked(name: str, state: _Progress, number: int, loss: float, found: float) -> _Progress:
+def _looked(name: str, state: _Progress, number: int, found: float) -> _Progress:
+    loss = float(state.since[0] / state.since[1])
     if not np.isfinite([loss, found]).all():
         raise ConfigError(
             f"{name}: the training loss is {loss} and the validation loss {found} after "
@@ -231,4 +238,5 @@ def _looked(name: str, state: _Progress, number: int, loss: float, found: float)
         best=state.average if better else state.best,
         best_loss=np.float64(min(found, float(state.best_loss))),
         losses=losses,
+        since=np.zeros(2),
     )

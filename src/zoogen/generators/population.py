@@ -77,7 +77,7 @@ def population_of(zoo: Zoo, where: str | None = None) -> Population:
         sizes = [f"{cohort} ({networks[cohort].config!r})" for cohort in (first, odd[0])]
         raise ConfigError(
             f"{zoo.path}: a generator makes networks of one architecture, found cohorts "
-            f"{' and '.join(sizes)}; select one with --where"
+            f"{' and '.join(sizes)}; select one by population.where"
         )
     finite = np.isfinite(chosen.values).all(axis=1)
     if not finite.any():

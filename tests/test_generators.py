@@ -1102,7 +1102,8 @@ def test_one_generator_is_one_set_of_options(
     monkeypatch.setitem(GENERATORS, "noise", replace(row, options={"sigma": 0.7}))
     runs.append(train_generator(config("noise"), zoo, tmp_path / "after"))
     assert [open_run(run.path).options["sigma"] for run in runs] == [0.1, 0.7]
-    assert len(generators_of(runs)) == 2
+    assert [fits.name for (fits,) in generators_of(runs)] == ["noise in before", "noise in after"]
+    assert [fits.name for (fits,) in generators_of(runs[:1])] == ["noise"]
     monkeypatch.setitem(GENERATORS, "noise", replace(row, options={"sigma": 0.7, "more": 1}))
     with pytest.raises(ConfigError, match=r"had other options \(more\)"):
         open_run(runs[0].path)

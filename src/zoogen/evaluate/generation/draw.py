@@ -39,13 +39,15 @@ def panels(reports: Reports) -> list[Panel]:
         partial(of, reports=reports)
         for of in (_accuracies, _plane, _distances, _overlaps, _diversity, _yields, _ensembles)
     ]
-    conditioned = [(r, c) for r in reports for c in r.conditions]
+    conditioned = [(k, r, c) for k, r in enumerate(reports) for c in r.conditions]
     metrics = dict.fromkeys(found.metric for r in reports for found in r.landscape)
     trained_on = dict.fromkeys(start.data for r in reports for start in r.starts)
     every += [partial(_starts, reports=reports, data=data) for data in trained_on]
     if any(report.scaling for report in reports):
         every += [partial(_scaling, reports=reports, of=of) for of in _SCALING]
-    every += [partial(_condition, report=r, condition=c) for r, c in conditioned]
+    every += [
+        partial(_condition, report=r, condition=c, colour=colour_of(k)) for k, r, c in conditioned
+    ]
     every += [partial(_landscape, reports=reports, metric=metric) for metric in metrics]
     return every
 
@@ -265,7 +267,7 @@ def _landscape(axes: Axes, reports: Reports, metric: str) -> None:
 # ----------------------------------------------------------------------------- of one generator
 
 
-def _condition(axes: Axes, report: Report, condition: Conditioned) -> None:
+def _condition(axes: Axes, report: Report, condition: Conditioned, colour: str) -> None:
     asked, got = np.asarray(condition.requested), np.asarray(condition.achieved)
     if condition.kind == "class":
         names = list(condition.classes)
@@ -279,7 +281,7 @@ def _condition(axes: Axes, report: Report, condition: Conditioned) -> None:
         axes.set_xticks(range(len(names)), names)
         axes.set_yticks(range(len(names)), names, rotation=90, va="center", size=7)
     else:
-        axes.scatter(asked, got, color=COLOURS[0], **_DOTS)
+        axes.scatter(asked, got, color=colour, **_DOTS)
         if asked.size:
             ends = min(asked.min(), got.min()), max(asked.max(), got.max())
             axes.plot(ends, ends, color=GREY, linewidth=0.8, linestyle=":")

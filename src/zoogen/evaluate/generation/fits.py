@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -43,10 +44,12 @@ class Fits(NamedTuple):
     Attributes:
         runs: its fits.
         options: of sampling, in place of those of the runs.
+        place: where the first run lies, if another generator has the same name.
     """
 
     runs: tuple[Run, ...]
     options: Mapping[str, Any] = MappingProxyType({})
+    place: str = ""
 
     @property
     def first(self) -> Run:
@@ -59,7 +62,8 @@ class Fits(NamedTuple):
         first, *others = (run.config.name for run in self.runs)
         while others and not all(name.startswith(first) for name in others):
             first = first[:-1]
-        return first.rstrip("-_. ") or self.first.config.name
+        name = first.rstrip("-_. ") or self.first.config.name
+        return f"{name} in {self.place}" if self.place else name
 
     @property
     def members(self) -> int:
@@ -192,9 +196,22 @@ def generators_of(
                 "differ in training.seed"
             )
         fits.append(run)
-    return [
+    generators = [
         tuple(Fits(tuple(points[members]), options) for members in sorted(points))
         for points in found.values()
+    ]
+    return _told_apart(generators)
+
+
+def _told_apart(generators: list[tuple[Fits, ...]]) -> list[tuple[Fits, ...]]:
+    """Those that have a name in common, by the directory of their first run."""
+    names = Counter(points[-1].name for points in generators)
+    return [
+        tuple(
+            fits._replace(place=fits.first.path.name if names[points[-1].name] > 1 else "")
+            for fits in points
+        )
+        for points in generators
     ]
 
 

@@ -802,7 +802,7 @@ def test_a_page_a_table_and_a_json_are_written(reports: tuple[Report, ...], tmp_
     assert "| ZU, all samples | 0 |" in table
     assert "samples were selected: best 4 of 9" in table
     assert "| real: generated | digits | 50.0 | 75.0 (0.1) |" in table
-    assert "| real: II | 20 (19) | 50.0 (–) | 0.500 (0.750) | 0.50 (0.75) |" in table
+    assert "| real: II | 20 (19) | 50.0 (–) | 0.5 (0.8) | 0.50 (0.75) |" in table
     for title in (
         "Accuracy and novelty",
         "Ensembles",

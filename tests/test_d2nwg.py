@@ -386,10 +386,9 @@ def test_a_fit_killed_in_either_stage_ends_with_the_same_state(
     ("change", "message"),
     [
         ({"chunks": "halves"}, "expected one of whole, layers, pieces"),
-        ({"latent": 0}, "options.latent: found 0, expected at least 1"),
         ({"normalisation": "layer"}, "expected one of tensor, none"),
         ({"share": 1.0}, "between 0 and 1"),
-        ({"sampling_steps": 0}, "expected 1 to 1000"),
+        ({"sampling_steps": 1001}, "found 1001, expected 1 to 1000"),
         ({"embedding": 4}, "no classes of images"),
     ],
 )

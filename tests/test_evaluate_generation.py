@@ -561,6 +561,19 @@ def cells_like(weights: np.ndarray, pairs: np.ndarray) -> dict[str, np.ndarray]:
     }  # fmt: skip
 
 
+@pytest.fixture
+def setting(tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Where cells are measured by :func:`cells_like`."""
+    monkeypatch.setattr(
+        measured,
+        "_measure",
+        lambda _setting, weights, _noise, _groups, pairs: SimpleNamespace(
+            arrays=cells_like(weights, pairs)
+        ),
+    )
+    return SimpleNamespace(zoo=open_zoo(tiny_zoo))
+
+
 @pytest.mark.parametrize(
     ("held_out", "names", "ceilings"),
     [
@@ -570,7 +583,7 @@ def cells_like(weights: np.ndarray, pairs: np.ndarray) -> dict[str, np.ndarray]:
     ],
 )
 def test_phases_with_few_real_members_have_no_ceiling(
-    held_out: dict, names: str, ceilings: list, tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch
+    held_out: dict, names: str, ceilings: list, setting: SimpleNamespace
 ) -> None:
     network = build_network(CONFIG.network, (1, 8, 8), 10)
 
@@ -585,14 +598,6 @@ def test_phases_with_few_real_members_have_no_ceiling(
         first=SimpleNamespace(conditioning=conditioning),
         asked=lambda rows: np.zeros((len(rows), 2)),
     )
-    monkeypatch.setattr(
-        measured,
-        "_measure",
-        lambda _setting, weights, _noise, _groups, pairs: SimpleNamespace(
-            arrays=cells_like(weights, pairs)
-        ),
-    )
-    setting = SimpleNamespace(zoo=open_zoo(tiny_zoo))
     parts = Parted(train, train, part(held_out))
     found = measured._phases(setting, parts, fits, conditioning.quantities[0])
     assert found.agreement == 0.5
@@ -608,7 +613,7 @@ def test_phases_with_few_real_members_have_no_ceiling(
 
 @pytest.mark.parametrize("obedient", [True, False])
 def test_cells_that_were_asked_for_a_phase_stand_beside_real_ones(
-    obedient: bool, tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch
+    obedient: bool, setting: SimpleNamespace
 ) -> None:
     """One in ten members of IV-B is not fitted: most cells of five do without, some do not."""
     names = np.array(["II", "IV-B"])[np.arange(80) % 2]
@@ -623,14 +628,6 @@ def test_cells_that_were_asked_for_a_phase_stand_beside_real_ones(
         return np.where(asked, 20.0, 0.0)[:, None].repeat(2, axis=1)
 
     fits = SimpleNamespace(first=SimpleNamespace(conditioning=conditioning), asked=made)
-    monkeypatch.setattr(
-        measured,
-        "_measure",
-        lambda _setting, weights, _noise, _groups, pairs: SimpleNamespace(
-            arrays=cells_like(weights, pairs)
-        ),
-    )
-    setting = SimpleNamespace(zoo=open_zoo(tiny_zoo))
     found = measured._phases(setting, Parted(part, part, part), fits, conditioning.quantities[0])
     assert found.agreement == (1.0 if obedient else 0.5)
     assert found.shuffled == pytest.approx(0.5, abs=0.05)

@@ -1042,6 +1042,7 @@ def test_a_sample_changes_options_of_sampling_alone(
         ("flow", {"rank": 0}, "options.rank: found 0, expected at least 1"),
         ("d2nwg", {"shots": -1}, "options.shots: found -1, expected at least 1"),
         ("d2nwg", {"sampling_steps": 0}, "sampling_steps: found 0, expected at least 1"),
+        ("d2nwg", {"latent": 0}, "options.latent: found 0, expected at least 1"),
     ],
 )
 def test_options_that_are_too_small_are_refused(name: str, options: dict, message: str) -> None:

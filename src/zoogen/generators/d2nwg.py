@@ -53,7 +53,7 @@ def fit(train: Fittable, validation: Fittable, options: Options, effort: Effort)
         ConfigError: for an option out of its range, members without classes of images to embed, or
             a loss that is not finite.
     """
-    _refuse_sizes(options)
+    steps_of(options["sampling_steps"])  # nobody wants to learn of it after the fit
     if not 0 < options["share"] < 1:
         raise ConfigError(f"options.share: found {options['share']:g}, expected between 0 and 1")
     told = trained_on(train, validation, options["embedding"] > 0)
@@ -76,16 +76,6 @@ def fit(train: Fittable, validation: Fittable, options: Options, effort: Effort)
         **told.state,
         "losses": fitted.losses,
     }
-
-
-def _refuse_sizes(options: Options) -> None:
-    least = dict.fromkeys(("latent", "hidden", "width", "shots", "inducing", "piece"), 1)
-    for name, smallest in {**least, "embedding": 0, "depth": 0}.items():
-        if options[name] < smallest:
-            raise ConfigError(
-                f"options.{name}: found {options[name]}, expected at least {smallest}"
-            )
-    steps_of(options["sampling_steps"])
 
 
 class _Coded(NamedTuple):
@@ -151,7 +141,6 @@ def sample(source: Source, state: State, options: Options, request: Request) -> 
     Raises:
         ConfigError: for an impossible number of steps, or a data set of other images.
     """
-    _refuse_sizes(options)
     model = _autoencoder(source.network.spec, options)
     noise = _denoiser(model.size, request.conditions.shape[1], int(state["pixels"]), options)
     params = restored(noise.init, state["denoiser"])

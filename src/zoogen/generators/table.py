@@ -66,7 +66,10 @@ GENERATORS: dict[str, Generator] = {
         {"chunks": "whole", "piece": 512, "latent": 64, "hidden": 256, "kl": 1e-6, "share": 0.5,
          "embedding": 16, "shots": 5, "inducing": 8, "contrast": 0.0, "width": 512, "depth": 4,
          "sampling_steps": 1000, "guidance": 1.0, "aligned": True, "normalisation": "tensor"},
-        least={"sampling_steps": 1, "shots": 1}, sampling=("sampling_steps", "guidance", "shots"),
+        least=dict.fromkeys(
+            ("piece", "latent", "hidden", "shots", "inducing", "width", "sampling_steps"), 1
+        ) | {"embedding": 0, "depth": 0},
+        sampling=("sampling_steps", "guidance", "shots"),
         conditional=True, trained=True,
     ),
     "flow": Generator(

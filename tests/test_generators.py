@@ -429,6 +429,14 @@ def test_a_field_reads_gradients_at_the_linear_guess() -> None:
     assert float(found[0, 0]) == pytest.approx(np.sign(right - 0.75) * math.log(loss), abs=1e-4)
 
 
+def test_a_fit_has_no_more_looks_than_steps() -> None:
+    data = Data(np.ones((20, 1), np.float32), np.zeros((20, 0), np.float32))
+    effort = Effort(steps=3, batch_size=4, looks=10)
+    losses = fit_field(vector_field(1, 0, width=2, depth=0), data, data, effort).losses
+    assert losses[:, 0].tolist() == [1, 2, 3]
+    assert np.isfinite(losses).all()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_flow_learns_a_mixture_and_follows_its_condition(seed: int) -> None:

@@ -136,7 +136,8 @@ def fit(
                 last = stage is not None and stop == looks[-1]
                 keeper = Checkpoint(directory, 0.0) if last else checkpoint
                 keeper.save_if_due(state, int(state.position))
-    return Fitted(jax.tree.map(np.asarray, state.best), state.losses)
+    taken = np.isfinite(state.losses[:, 0])  # a fit has no more looks than steps
+    return Fitted(jax.tree.map(np.asarray, state.best), state.losses[taken])
 
 
 def restored(init: Callable[[Array], Tree], leaves: list[Any]) -> Tree:
